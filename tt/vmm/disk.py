@@ -1,0 +1,116 @@
+"""Disks as the machine sees them: a base image that is never written, and the guest's writes over it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from tt.errors import BadInput
+
+SECTOR = 512
+BLOCK = 4096
+_SECTORS_PER_BLOCK = BLOCK // SECTOR
+
+
+class Disk(Protocol):
+    """A block device of `sectors` sectors of 512 bytes."""
+
+    sectors: int
+
+    def read(self, lba: int, count: int) -> bytes:
+        """Return `count` sectors from `lba`; raises `IndexError` past the end."""
+        ...
+
+    def write(self, lba: int, data: bytes) -> None:
+        """Store whole sectors at `lba`; raises `IndexError` past the end."""
+        ...
+
+    def flush(self) -> None:
+        """Make every write so far durable."""
+        ...
+
+
+class BaseImage:
+    """A raw disk image, mapped read-only.
+
+    A length that is no multiple of 512 is padded with zeros, as a hypervisor
+    would.  Raises `BadInput` when the file cannot be read or is empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with open(path, "rb") as f:
+                self.size = os.fstat(f.fileno()).st_size
+                if not self.size:
+                    raise BadInput(f"disk image {path} is empty: give an image that holds something to boot")
+                self._map = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as e:
+            raise BadInput(f"cannot read disk image {path}: {e}") from None
+        self.sectors = -(-self.size // SECTOR)
+
+    def read(self, lba: int, count: int) -> bytes:
+        start = lba * SECTOR
+        data = self._map[start : start + count * SECTOR]
+        return data.ljust(count * SECTOR, b"\0")
+
+
+class OverlayDisk:
+    """Writes kept in memory, in 4 KB blocks, over a base that is never touched.
+
+    `on_write(lba, data)` and `on_flush()` are told of what the guest does.
+    """
+
+    def __init__(
+        self,
+        base: BaseImage,
+        on_write: Callable[[int, bytes], None] = lambda lba, data: None,
+        on_flush: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.sectors = base.sectors
+        self.blocks: dict[int, bytes] = {}
+        self._base = base
+        self._on_write = on_write
+        self._on_flush = on_flush
+
+    def read(self, lba: int, count: int) -> bytes:
+        self._check(lba, count)
+        first, last = lba // _SECTORS_PER_BLOCK, (lba + count - 1) // _SECTORS_PER_BLOCK
+        if not any(b in self.blocks for b in range(first, last + 1)):
+            return self._base.read(lba, count)
+        joined = b"".join(self._block(b) for b in range(first, last + 1))
+        skip = (lba - first * _SECTORS_PER_BLOCK) * SECTOR
+        return joined[skip : skip + count * SECTOR]
+
+    def write(self, lba: int, data: bytes) -> None:
+        count, rest = divmod(len(data), SECTOR)
+        if rest:
+            raise ValueError(f"disk write of {len(data)} bytes: not whole sectors")
+        self._check(lba, count)
+        self._on_write(lba, data)
+        position = 0
+        while position < len(data):
+            sector = lba + position // SECTOR
+            block, within = sector // _SECTORS_PER_BLOCK, sector % _SECTORS_PER_BLOCK * SECTOR
+            piece = data[position : position + BLOCK - within]
+            if len(piece) < BLOCK:
+                old = self._block(block)
+                piece_full = old[:within] + piece + old[within + len(piece) :]
+            else:
+                piece_full = bytes(piece)
+            self.blocks[block] = piece_full
+            position += len(piece)
+
+    def flush(self) -> None:
+        self._on_flush()
+
+    def _block(self, block: int) -> bytes:
+        data = self.blocks.get(block)
+        return data if data is not None else self._base.read(block * _SECTORS_PER_BLOCK, _SECTORS_PER_BLOCK)
+
+    def _check(self, lba: int, count: int) -> None:
+        if lba < 0 or count < 0 or lba + count > self.sectors:
+            raise IndexError(f"sectors {lba}+{count} are past the end of the disk ({self.sectors})")
