@@ -36,6 +36,7 @@ class Timer:
     def fire(self) -> None:
         """Disarm, then do what the timer is for."""
         self.deadline = None
+        self._clock.changed()
         self._fire()
 
 

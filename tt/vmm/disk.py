@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -59,22 +59,13 @@ class BaseImage:
 
 
 class OverlayDisk:
-    """Writes kept in memory, in 4 KB blocks, over a base that is never touched.
+    """Writes kept in memory, in 4 KB blocks, over a base that is never touched."""
 
-    `on_write(lba, data)` and `on_flush()` are told of what the guest does.
-    """
-
-    def __init__(
-        self,
-        base: BaseImage,
-        on_write: Callable[[int, bytes], None] = lambda lba, data: None,
-        on_flush: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, base: BaseImage) -> None:
         self.sectors = base.sectors
         self.blocks: dict[int, bytes] = {}
+        self._digest = 0
         self._base = base
-        self._on_write = on_write
-        self._on_flush = on_flush
 
     def read(self, lba: int, count: int) -> bytes:
         self._check(lba, count)
@@ -90,7 +81,6 @@ class OverlayDisk:
         if rest:
             raise ValueError(f"disk write of {len(data)} bytes: not whole sectors")
         self._check(lba, count)
-        self._on_write(lba, data)
         position = 0
         while position < len(data):
             sector = lba + position // SECTOR
@@ -101,11 +91,27 @@ class OverlayDisk:
                 piece_full = old[:within] + piece + old[within + len(piece) :]
             else:
                 piece_full = bytes(piece)
+            old_full = self.blocks.get(block)
+            if old_full is not None:
+                self._digest -= _block_hash(block, old_full)
+            self._digest += _block_hash(block, piece_full)
             self.blocks[block] = piece_full
             position += len(piece)
 
     def flush(self) -> None:
-        self._on_flush()
+        """Do nothing: the board tells the door, and whoever records makes it durable."""
+
+    def digest(self) -> bytes:
+        """Return a 16-byte digest of what was written: a sum over blocks, kept as they change."""
+        return (self._digest % (1 << 128)).to_bytes(16, "little")
+
+    def snapshot(self) -> tuple[dict[int, bytes], int]:
+        """Return a copy of what was written."""
+        return dict(self.blocks), self._digest
+
+    def restore(self, saved: tuple[dict[int, bytes], int]) -> None:
+        """Go back to a snapshot."""
+        self.blocks, self._digest = dict(saved[0]), saved[1]
 
     def _block(self, block: int) -> bytes:
         data = self.blocks.get(block)
@@ -114,3 +120,8 @@ class OverlayDisk:
     def _check(self, lba: int, count: int) -> None:
         if lba < 0 or count < 0 or lba + count > self.sectors:
             raise IndexError(f"sectors {lba}+{count} are past the end of the disk ({self.sectors})")
+
+
+def _block_hash(block: int, data: bytes) -> int:
+    digest = hashlib.blake2b(data, digest_size=16, key=block.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest, "little")

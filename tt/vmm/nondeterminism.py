@@ -40,6 +40,19 @@ class Source(Protocol):
         """Return, and forget, the inputs that are due at `tick`."""
         ...
 
+    def idle(self, tick: int, most_ns: int | None) -> int | None:
+        """Let an idle guest's time pass.
+
+        `most_ns` is the guest time until it wakes by itself, None if it never
+        does.  Returns the ns that passed (fewer than `most_ns` if an input
+        came first), or None when nothing will ever wake it.
+        """
+        ...
+
+    def wants_pause(self, tick: int) -> bool:
+        """Whether the machine is to stop running and return to its owner."""
+        ...
+
 
 class Quiet:
     """A source with no inputs; questions are answered live."""
@@ -52,6 +65,12 @@ class Quiet:
 
     def take_inputs(self, tick: int) -> list[Event]:
         return []
+
+    def idle(self, tick: int, most_ns: int | None) -> int | None:
+        return most_ns
+
+    def wants_pause(self, tick: int) -> bool:
+        return False
 
 
 class Door:
@@ -96,6 +115,18 @@ class Door:
         for event in inputs:
             self._tell(event)
         return inputs
+
+    def idle(self, most_ns: int | None) -> int | None:
+        """Let an idle guest's time pass; see `Source.idle`.  Time that passed is told as a WAKE event."""
+        tick = self._tick()
+        passed = self.source.idle(tick, most_ns)
+        if passed:
+            self._tell(Event(tick, Kind.WAKE, 0, passed))
+        return passed
+
+    def wants_pause(self) -> bool:
+        """Whether the machine is to stop running and return to its owner."""
+        return self.source.wants_pause(self._tick())
 
     def _tell(self, event: Event) -> None:
         for subscriber in self._subscribers:

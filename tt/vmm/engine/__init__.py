@@ -1,0 +1,10 @@
+"""The CPU: one x86-64 processor with exact instruction counts.
+
+The only room that touches libunicorn; everything else talks to `Engine`.
+"""
+
+import unicorn  # noqa: F401  its library must be in the process before the extension binds to it
+
+from tt.vmm.engine._engine import DOUBLE_FAULT, FOREVER, HALT, SHUTDOWN, STOP, Engine
+
+__all__ = ["DOUBLE_FAULT", "FOREVER", "HALT", "SHUTDOWN", "STOP", "Engine"]

@@ -1,0 +1,491 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The thin skin over the C engine: types, errors and callbacks; the documentation is in _engine.pyi."""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+
+from tt.errors import EngineError
+
+cdef extern from "sys/mman.h" nogil:
+    void *mmap(void *addr, size_t size, int prot, int flags, int fd, long offset)
+    int munmap(void *addr, size_t size)
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
+    void *MAP_FAILED
+
+cdef extern from "core.h" nogil:
+    ctypedef struct uc_engine:
+        pass
+    int UC_ARCH_X86, UC_MODE_64, UC_PROT_ALL
+    int uc_open(int arch, int mode, uc_engine **uc)
+    int uc_close(uc_engine *uc)
+    int uc_mem_map_ptr(uc_engine *uc, uint64_t address, size_t size, uint32_t perms, void *ptr)
+    int uc_reg_read(uc_engine *uc, int regid, void *value)
+    int uc_reg_write(uc_engine *uc, int regid, const void *value)
+    int uc_ctl_exits_enable(uc_engine *uc)
+    int uc_ctl_set_cpu_model(uc_engine *uc, int model)
+    int uc_ctl_set_tcg_buffer_size(uc_engine *uc, uint32_t size)
+    int UC_CPU_X86_WESTMERE
+    int UC_X86_REG_ST0, UC_X86_REG_XMM0, UC_X86_REG_FPCW, UC_X86_REG_FPSW, UC_X86_REG_FPTAG, UC_X86_REG_MXCSR
+
+    ctypedef struct Callbacks:
+        uint32_t (*port_read)(void *self, uint32_t port, int size) noexcept
+        void (*port_write)(void *self, uint32_t port, int size, uint32_t value) noexcept
+        int (*acknowledge)(void *self) noexcept
+        uint64_t (*tsc)(void *self) noexcept
+        void (*virtual_instruction)(void *self, uint64_t number) noexcept
+    ctypedef struct Page:
+        uint8_t cls
+        uint8_t dirty
+    ctypedef struct CpuidLeaf:
+        uint32_t leaf, subleaf, eax, ebx, ecx, edx
+    ctypedef struct SoftEntry:
+        uint64_t vpage, ppage
+    ctypedef struct CSegment "Segment":
+        uint32_t selector
+        uint64_t base
+        uint32_t limit
+        uint32_t flags
+    ctypedef struct CEngine "Engine":
+        uc_engine *uc
+        uint8_t *env
+        uint8_t *ram
+        uint64_t ram_size
+        Page *pages
+        uint64_t stop, limit
+        bint intr, failed, host_tsc, denali, soft_tlb
+        uint64_t period_ns, idle_ns
+        CpuidLeaf *cpuid
+        int cpuid_count
+        SoftEntry soft[256][4]
+        uint8_t soft_next[256]
+        uint64_t *page_hash
+        uint64_t digest[2]
+        Callbacks calls
+        void *self
+        uint64_t fills, slow_blocks, blocks_made, blocks_unpatched, class_flips, io_exits, counted, aborted
+        char error[256]
+    ctypedef struct Layout:
+        int state_size, left, dr, efer, star, lstar, cstar, fmask, sysenter_cs, sysenter_esp, sysenter_eip
+    Layout tt_layout
+    int ENV_CR, ENV_SEGS, ENV_EIP, ENV_EFLAGS
+    int R_STOP, R_HALT, R_SHUTDOWN, R_CALLBACK, R_DOUBLE, R_FAIL
+    int DIRTY_ALL, DIRTY_CHECKPOINT
+
+    const char *tt_layout_prepare(CEngine *e)
+    bint tt_open_hooks(CEngine *e)
+    bint tt_count_instructions(CEngine *e)
+    bint tt_translate(CEngine *e, uint64_t addr, uint64_t *paddr)
+    void tt_notify_write(CEngine *e, uint64_t paddr, uint64_t size)
+    void tt_flush_tlb(CEngine *e)
+    void tt_forget_code(CEngine *e)
+    uint64_t tt_tick(const CEngine *e)
+    void tt_set_tick(CEngine *e, uint64_t tick)
+    void tt_reconsider(CEngine *e)
+    int tt_run(CEngine *e, uint64_t stop)
+    uint64_t tt_flags(CEngine *e)
+    void tt_canonical_flags(CEngine *e)
+    void tt_update_hflags(CEngine *e)
+    void tt_denali_upcall(CEngine *e, uint64_t mask)
+    void tt_digest_update(CEngine *e)
+
+STOP = R_STOP
+HALT = R_HALT
+SHUTDOWN = R_SHUTDOWN
+DOUBLE_FAULT = R_DOUBLE
+FOREVER = <uint64_t>0x7fffffffffffffff
+
+_GPR = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+        "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+_SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
+
+
+cdef uint32_t _port_read(void *self, uint32_t port, int size) noexcept with gil:
+    cdef Engine engine = <Engine>self
+    try:
+        return engine.port_read(port, size)
+    except BaseException as error:
+        engine._fail(error)
+        return 0xffffffff
+
+
+cdef void _port_write(void *self, uint32_t port, int size, uint32_t value) noexcept with gil:
+    cdef Engine engine = <Engine>self
+    try:
+        engine.port_write(port, size, value)
+    except BaseException as error:
+        engine._fail(error)
+
+
+cdef int _acknowledge(void *self) noexcept with gil:
+    cdef Engine engine = <Engine>self
+    try:
+        return engine.acknowledge()
+    except BaseException as error:
+        engine._fail(error)
+        return -1
+
+
+cdef uint64_t _tsc(void *self) noexcept with gil:
+    cdef Engine engine = <Engine>self
+    try:
+        return engine.tsc()
+    except BaseException as error:
+        engine._fail(error)
+        return 0
+
+
+cdef void _virtual_instruction(void *self, uint64_t number) noexcept with gil:
+    cdef Engine engine = <Engine>self
+    cdef uint64_t *regs = <uint64_t *>engine.c.env
+    try:
+        result = engine.virtual_instruction(number, regs[7], regs[6], regs[2])
+        if result is not None:
+            regs[0] = result & 0xffffffffffffffff
+    except BaseException as error:
+        engine._fail(error)
+
+
+cdef class Engine:
+    cdef CEngine c
+    cdef object _error
+    cdef object __weakref__
+    cdef public object port_read, port_write, acknowledge, tsc, virtual_instruction
+
+    def __cinit__(self, uint64_t ram_size, *, bint denali=False, uint32_t code_buffer=0):
+        cdef const char *why
+        memset(&self.c, 0, sizeof(self.c))
+        if ram_size < (1 << 20) or ram_size % 4096 or ram_size > (<uint64_t>1 << 40):
+            raise EngineError(f"cannot make a machine with {ram_size} bytes of RAM: give 1 MB to 1 TB, whole 4 KB pages")
+        self.c.ram_size = ram_size
+        self.c.ram = <uint8_t *>mmap(NULL, ram_size, PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        self.c.pages = <Page *>mmap(NULL, ram_size // 4096 * 24, PROT_READ | PROT_WRITE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        self.c.page_hash = <uint64_t *>mmap(NULL, ram_size // 4096 * 16, PROT_READ | PROT_WRITE,
+                                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if self.c.ram == MAP_FAILED or self.c.pages == MAP_FAILED or self.c.page_hash == MAP_FAILED:
+            raise EngineError(f"no memory for a machine with {ram_size >> 20} MB of RAM: give it less with --mem")
+        if uc_open(UC_ARCH_X86, UC_MODE_64, &self.c.uc):
+            raise EngineError("Unicorn cannot open an x86-64 engine")
+        uc_ctl_set_cpu_model(self.c.uc, UC_CPU_X86_WESTMERE)
+        if code_buffer:
+            uc_ctl_set_tcg_buffer_size(self.c.uc, code_buffer)
+        uc_ctl_exits_enable(self.c.uc)
+        if uc_mem_map_ptr(self.c.uc, 0, ram_size, UC_PROT_ALL, self.c.ram):
+            raise EngineError("Unicorn cannot map the guest's RAM")
+        why = tt_layout_prepare(&self.c)
+        if why != NULL:
+            raise EngineError(f"{why.decode()} - install unicorn==2.1.4")
+        if not tt_open_hooks(&self.c):
+            raise EngineError("Unicorn refused a hook that tt needs: install unicorn==2.1.4")
+        self.c.self = <void *>self
+        self.c.calls.port_read = _port_read
+        self.c.calls.port_write = _port_write
+        self.c.calls.acknowledge = _acknowledge
+        self.c.calls.tsc = _tsc
+        self.c.calls.virtual_instruction = _virtual_instruction
+        self.c.denali = denali
+        self.c.period_ns = 4
+        self.c.limit = FOREVER
+        self.c.stop = FOREVER
+        tt_set_tick(&self.c, 0)
+
+    def __dealloc__(self):
+        if self.c.uc != NULL:
+            uc_close(self.c.uc)
+        if self.c.ram != NULL:
+            munmap(self.c.ram, self.c.ram_size)
+        if self.c.pages != NULL:
+            munmap(self.c.pages, self.c.ram_size // 4096 * 24)
+        if self.c.page_hash != NULL:
+            munmap(self.c.page_hash, self.c.ram_size // 4096 * 16)
+        free(self.c.cpuid)
+
+    cdef _fail(self, error):
+        if self._error is None:
+            self._error = error
+        self.c.failed = True
+
+    # ---- time
+
+    @property
+    def tick(self):
+        return tt_tick(&self.c)
+
+    @tick.setter
+    def tick(self, uint64_t value):
+        tt_set_tick(&self.c, value)
+
+    @property
+    def limit(self):
+        return self.c.limit
+
+    @limit.setter
+    def limit(self, uint64_t tick):
+        self.c.limit = tick
+        tt_reconsider(&self.c)
+
+    @property
+    def period_ns(self):
+        return self.c.period_ns
+
+    @period_ns.setter
+    def period_ns(self, uint64_t value):
+        self.c.period_ns = value
+
+    @property
+    def idle_ns(self):
+        return self.c.idle_ns
+
+    @idle_ns.setter
+    def idle_ns(self, uint64_t value):
+        self.c.idle_ns = value
+
+    @property
+    def host_tsc(self):
+        return self.c.host_tsc
+
+    @host_tsc.setter
+    def host_tsc(self, bint value):
+        self.c.host_tsc = value
+
+    # ---- running
+
+    def run(self, uint64_t stop):
+        cdef int reason
+        with nogil:
+            reason = tt_run(&self.c, stop)
+        if self._error is not None:
+            error, self._error = self._error, None
+            self.c.failed = False
+            raise error
+        if reason == R_FAIL:
+            raise EngineError(self.c.error.decode(errors="replace"))
+        return reason
+
+    @property
+    def last_error(self):
+        return self.c.error.decode(errors="replace")
+
+    def set_intr(self, bint level):
+        self.c.intr = level
+        tt_reconsider(&self.c)
+
+    @property
+    def interruptible(self):
+        cdef uint64_t *flags = <uint64_t *>(self.c.env + ENV_EFLAGS)
+        return bool(flags[0] & 0x200)
+
+    def upcall(self, uint64_t mask):
+        tt_denali_upcall(&self.c, mask)
+
+    def set_cpuid(self, leaves):
+        cdef CpuidLeaf *table = <CpuidLeaf *>calloc(len(leaves) or 1, sizeof(CpuidLeaf))
+        for i, (leaf, subleaf, eax, ebx, ecx, edx) in enumerate(leaves):
+            table[i] = CpuidLeaf(leaf, 0xffffffff if subleaf is None else subleaf, eax, ebx, ecx, edx)
+        free(self.c.cpuid)
+        self.c.cpuid = table
+        self.c.cpuid_count = len(leaves)
+
+    def count_instructions(self):
+        if not tt_count_instructions(&self.c):
+            raise EngineError("Unicorn refused the counting hook")
+
+    @property
+    def counted(self):
+        return self.c.counted - self.c.aborted
+
+    @property
+    def statistics(self):
+        return {
+            "tlb_fills": self.c.fills, "slow_blocks": self.c.slow_blocks, "blocks_made": self.c.blocks_made,
+            "blocks_unpatched": self.c.blocks_unpatched, "class_flips": self.c.class_flips,
+            "io_exits": self.c.io_exits,
+        }
+
+    # ---- memory
+
+    @property
+    def size(self):
+        return self.c.ram_size
+
+    cdef _check(self, uint64_t addr, uint64_t size):
+        if size > self.c.ram_size or addr > self.c.ram_size - size:
+            raise IndexError(f"guest-physical {addr:#x}+{size:#x} is outside RAM ({self.c.ram_size:#x} bytes)")
+
+    def read(self, uint64_t addr, uint64_t size):
+        self._check(addr, size)
+        return PyBytes_FromStringAndSize(<char *>self.c.ram + addr, size)
+
+    def write(self, uint64_t addr, const uint8_t[::1] data):
+        cdef uint64_t size = data.shape[0]
+        self._check(addr, size)
+        if size:
+            memcpy(self.c.ram + addr, &data[0], size)
+            tt_notify_write(&self.c, addr, size)
+
+    def translate(self, uint64_t addr):
+        cdef uint64_t paddr
+        return paddr if tt_translate(&self.c, addr, &paddr) else None
+
+    def read_virtual(self, uint64_t addr, uint64_t size):
+        cdef uint64_t paddr, piece
+        parts = []
+        while size:
+            piece = min(size, 4096 - addr % 4096)
+            if not tt_translate(&self.c, addr, &paddr) or paddr + piece > self.c.ram_size:
+                raise IndexError(f"guest address {addr:#x} is not mapped to RAM")
+            parts.append(PyBytes_FromStringAndSize(<char *>self.c.ram + paddr, piece))
+            addr = (addr + piece) & 0xffffffffffffffff
+            size -= piece
+        return b"".join(parts)
+
+    def restore_ram(self, const uint8_t[::1] ram):
+        cdef uint64_t i, changed = 0
+        if <uint64_t>ram.shape[0] != self.c.ram_size:
+            raise EngineError("a saved RAM of another size cannot be restored")
+        for i in range(0, self.c.ram_size, 4096):
+            if memcmp(self.c.ram + i, &ram[i], 4096):
+                memcpy(self.c.ram + i, &ram[i], 4096)
+                tt_notify_write(&self.c, i, 4096)
+                changed += 1
+        return changed
+
+    def ram_digest(self):
+        tt_digest_update(&self.c)
+        return PyBytes_FromStringAndSize(<char *>self.c.digest, 16)
+
+    def page_hashes(self):
+        tt_digest_update(&self.c)
+        return PyBytes_FromStringAndSize(<char *>self.c.page_hash, self.c.ram_size // 4096 * 16)
+
+    def forget_code(self):
+        tt_forget_code(&self.c)
+
+    def flush_tlb(self):
+        tt_flush_tlb(&self.c)
+
+    # ---- registers
+
+    cdef CSegment *_segment(self, int i):
+        return <CSegment *>(self.c.env + ENV_SEGS) + i
+
+    def registers(self):
+        cdef uint64_t *regs = <uint64_t *>self.c.env
+        cdef uint64_t *cr = <uint64_t *>(self.c.env + ENV_CR)
+        values = {name: regs[i] for i, name in enumerate(_GPR)}
+        values["rip"] = regs[16]
+        values["rflags"] = tt_flags(&self.c)
+        for i in range(10):
+            values[_SEGMENTS[i]] = self._segment(i).selector
+        for i in (0, 2, 3, 4):
+            values[f"cr{i}"] = cr[i]
+        values["efer"] = (<uint64_t *>(self.c.env + tt_layout.efer))[0]
+        values["fs_base"] = self._segment(4).base
+        values["gs_base"] = self._segment(5).base
+        values["gdtr_base"] = self._segment(8).base
+        values["idtr_base"] = self._segment(9).base
+        return values
+
+    def segment(self, name):
+        cdef CSegment *s = self._segment(_SEGMENTS.index(name))
+        return s.selector, s.base, s.limit, s.flags
+
+    @property
+    def bits(self):
+        cdef CSegment *cs = self._segment(1)
+        cdef uint64_t efer = (<uint64_t *>(self.c.env + tt_layout.efer))[0]
+        if efer & 0x400 and cs.flags & (1 << 21):
+            return 64
+        return 32 if cs.flags & (1 << 22) else 16
+
+    def set_register(self, str name, uint64_t value):
+        cdef uint64_t *regs = <uint64_t *>self.c.env
+        if name in _GPR:
+            regs[_GPR.index(name)] = value
+        elif name == "rip":
+            regs[16] = value
+        else:
+            raise EngineError(f"register {name} cannot be set: only the general registers and rip can")
+
+    def xmm(self):
+        values = []
+        cdef uint64_t pair[2]
+        for i in range(16):
+            uc_reg_read(self.c.uc, UC_X86_REG_XMM0 + i, pair)
+            values.append(pair[0] | (int(pair[1]) << 64))
+        return values
+
+    def start(self, str mode, uint64_t rip, registers, uint64_t cr3=0, uint64_t gdt_base=0, uint32_t gdt_limit=0):
+        cdef uint64_t *regs = <uint64_t *>self.c.env
+        cdef uint64_t *cr = <uint64_t *>(self.c.env + ENV_CR)
+        cdef uint64_t *efer = <uint64_t *>(self.c.env + tt_layout.efer)
+        cdef uint32_t code, data
+        cdef int i
+        regs[16] = rip
+        (<uint64_t *>(self.c.env + ENV_EFLAGS))[0] = 2
+        tt_canonical_flags(&self.c)
+        for i in range(10):
+            self._segment(i)[0] = CSegment(0, 0, 0xffff, 0)
+        if mode == "real16":
+            code, data = 0x9b00, 0x9300
+            cr[0], cr[4], efer[0] = 0x10, 0, 0
+        elif mode == "protected32":
+            code, data = 0xc09b00, 0xc09300
+            cr[0], cr[4], efer[0] = 0x11, 0, 0
+        elif mode == "long64":
+            code, data = 0xa09b00, 0xc09300
+            cr[0], cr[4], efer[0] = 0x80000011, 0x20, 0x500
+            if not cr3:  # Denali: no page tables; long mode all the same
+                cr[0] = 0x11
+        else:
+            raise EngineError(f"a CPU cannot start in {mode!r}: use real16, protected32 or long64")
+        cr[3] = cr3
+        for i in range(6):
+            self._segment(i)[0] = CSegment(0 if mode == "real16" else 0x10 if i == 1 else 0x18, 0,
+                                           0xffff if mode == "real16" else 0xffffffff, code if i == 1 else data)
+        self._segment(7)[0] = CSegment(0, 0, 0xffff, 0x8b00)
+        self._segment(6)[0] = CSegment(0, 0, 0xffff, 0x8200)
+        self._segment(8)[0] = CSegment(0, gdt_base, gdt_limit, 0)
+        self._segment(9)[0] = CSegment(0, 0, 0x3ff if mode == "real16" else 0, 0)
+        for name, value in registers.items():
+            self.set_register(name, value)
+        tt_update_hflags(&self.c)
+        tt_forget_code(&self.c)
+
+    # ---- state
+
+    cdef bytes _env(self):
+        cdef bytes copy
+        cdef char *p
+        tt_canonical_flags(&self.c)
+        copy = PyBytes_FromStringAndSize(<char *>self.c.env, tt_layout.state_size)
+        p = copy
+        memset(p + tt_layout.left, 0, 16)
+        memset(p + tt_layout.dr + 64, 0, 32)
+        return copy
+
+    def save(self):
+        cdef bytes soft = b""
+        if self.c.denali:
+            soft = (PyBytes_FromStringAndSize(<char *>self.c.soft, sizeof(self.c.soft))
+                    + PyBytes_FromStringAndSize(<char *>self.c.soft_next, sizeof(self.c.soft_next))
+                    + bytes([self.c.soft_tlb]))
+        return self._env() + soft
+
+    def load(self, bytes state):
+        cdef const char *p = state
+        cdef int size = tt_layout.state_size, own = sizeof(self.c.soft) + sizeof(self.c.soft_next) + 1
+        cdef int left = tt_layout.left, watch = tt_layout.dr + 64
+        if len(state) != size + (own if self.c.denali else 0):
+            raise EngineError("a CPU state of another build of Unicorn or another machine cannot be restored")
+        memcpy(self.c.env, p, left)
+        memcpy(self.c.env + left + 16, p + left + 16, watch - left - 16)
+        memcpy(self.c.env + watch + 32, p + watch + 32, size - watch - 32)
+        if self.c.denali:
+            memcpy(self.c.soft, p + size, sizeof(self.c.soft))
+            memcpy(self.c.soft_next, p + size + sizeof(self.c.soft), sizeof(self.c.soft_next))
+            self.c.soft_tlb = p[size + own - 1]
+        tt_flush_tlb(&self.c)

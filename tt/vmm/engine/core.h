@@ -1,0 +1,270 @@
+/*
+ * The engine: one x86 CPU with exact instruction counts, on libunicorn.
+ *
+ * Unicorn's public interface cannot say who accessed memory with which
+ * privilege, count instructions cheaply, or deliver an interrupt.  The QEMU
+ * inside it can, and the library exports all of its symbols.  So the engine
+ * (layout.c) finds those functions and a handful of structure offsets at
+ * start-up, checks every one against behaviour, and refuses to run when
+ * anything does not fit.  See docs/decisions/0001-engine-internals.md.
+ *
+ *   layout.c   find and check Unicorn's insides; interpose two functions
+ *   mmu.c      page walks, the software-filled TLB, page classes W and X
+ *   cpu.c      ticks, stopping, interrupts, system calls, port I/O
+ *   denali.c   the Denali architecture's TLB, upcalls, virtual instructions
+ *   digest.c   the 128-bit digest of RAM, kept from dirty pages
+ */
+#ifndef TT_CORE_H
+#define TT_CORE_H
+
+#include <setjmp.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <unicorn/unicorn.h>
+
+#define PAGE_SIZE 4096u
+#define PAGE_MASK (~(uint64_t)(PAGE_SIZE - 1))
+#define VOID_ADDR (1ull << 46) /* where accesses outside RAM end up */
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+/* QEMU's CPUX86State, as far as it is used: byte offsets from `env`.  Those
+ * that no register access can confirm are checked by behaviour in layout.c. */
+enum {
+    ENV_REGS = 0,
+    ENV_EIP = 128,
+    ENV_EFLAGS = 136,
+    ENV_CC_DST = 144,
+    ENV_CC_SRC = 152,
+    ENV_CC_SRC2 = 160,
+    ENV_CC_OP = 168,
+    ENV_DF = 172,
+    ENV_HFLAGS = 176,
+    ENV_HFLAGS2 = 180,
+    ENV_SEGS = 184, /* ES CS SS DS FS GS, then LDT TR GDT IDT */
+    ENV_CR = 424,   /* CR0..CR8 */
+};
+
+typedef struct Segment {
+    uint32_t selector;
+    uint64_t base;
+    uint32_t limit;
+    uint32_t flags; /* the descriptor's second word, bits 8-23 */
+} Segment;
+
+enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDT, SEG_TR, SEG_GDT, SEG_IDT };
+
+/* QEMU's TranslationBlock. */
+typedef struct Block {
+    uint64_t pc; /* linear address */
+    uint64_t cs_base;
+    uint32_t flags;
+    uint16_t size;
+    uint16_t icount;
+    uint32_t cflags;
+    uint32_t trace_state;
+    uint8_t *code;
+    size_t code_size;
+    void *orig;
+    uintptr_t page_next[2];
+    uint64_t page_addr[2]; /* guest-physical pages holding the block's code */
+} Block;
+
+/* QEMU's CPUTLBEntry. */
+typedef struct TlbEntry {
+    uint64_t addr_read, addr_write, addr_code, paddr;
+    uintptr_t addend;
+    uint8_t pad[64 - 40];
+} TlbEntry;
+
+typedef struct TlbFast {
+    uintptr_t mask; /* (entries - 1) * sizeof(TlbEntry) */
+    TlbEntry *table;
+} TlbFast;
+
+enum { MMU_MODES = 3, MMU_KSMAP = 0, MMU_USER = 1, MMU_KNOSMAP = 2 };
+enum { VICTIMS = 8 };
+
+/* Access kinds, and rights in a TLB entry, as QEMU numbers them. */
+enum { LOAD = 0, STORE = 1, FETCH = 2 };
+enum { RIGHT_R = 1, RIGHT_W = 2, RIGHT_X = 4, RIGHT_W_ONCE = 0x40 };
+
+/* Why run() came back. */
+enum Reason {
+    R_NONE = 0,
+    R_STOP,     /* reached the tick asked for */
+    R_HALT,     /* executed HLT */
+    R_SHUTDOWN, /* triple fault */
+    R_CALLBACK, /* a callback failed; the exception is kept by the skin */
+    R_DOUBLE,   /* Denali: a fault that cannot be delivered */
+    R_FAIL,     /* Unicorn itself failed; see `error` */
+};
+
+/* Per-page state of guest RAM. */
+enum { CLASS_NONE, CLASS_W, CLASS_X };
+typedef struct Page {
+    uint8_t cls;
+    uint8_t dirty; /* one bit a consumer: 1 digest, 2 checkpoint */
+    uint8_t flips; /* how often X became W: a page that thrashes gets careful stores */
+    uint8_t many;  /* bit 0: more than one virtual address holds W; bit 1: holds X */
+    uint32_t unused;
+    uint64_t w_addr, x_addr; /* the virtual page that last got W or X; 0 = none */
+} Page;
+
+enum { DIRTY_DIGEST = 1, DIRTY_CHECKPOINT = 2, DIRTY_ALL = 0xff };
+
+typedef struct CpuidLeaf {
+    uint32_t leaf, subleaf; /* subleaf ~0: any */
+    uint32_t eax, ebx, ecx, edx;
+} CpuidLeaf;
+
+enum { SOFT_SETS = 256, SOFT_WAYS = 4 };
+typedef struct SoftEntry {
+    uint64_t vpage; /* virtual page address | 1 when valid */
+    uint64_t ppage; /* physical page address | rights in the low bits */
+} SoftEntry;
+
+struct Engine;
+typedef struct Callbacks {
+    uint32_t (*port_read)(void *self, uint32_t port, int size);
+    void (*port_write)(void *self, uint32_t port, int size, uint32_t value);
+    int (*acknowledge)(void *self);                  /* vector, or -1 for none */
+    uint64_t (*tsc)(void *self);                     /* only with host_tsc */
+    void (*virtual_instruction)(void *self, uint64_t number); /* Denali */
+} Callbacks;
+
+typedef struct Engine {
+    uc_engine *uc;
+    uint8_t *env;  /* CPUX86State */
+    uint8_t *cpu;  /* CPUState */
+    void *tcg_ctx; /* TCGContext */
+    uint8_t *ram;
+    uint64_t ram_size;
+    Page *pages;
+    uint8_t *code_base; /* where translated code begins: block ids count from here */
+
+    /* Ticks.  `horizon - left` is the tick at the end of the running block;
+     * `left` lives inside env, where translated code can reach it. */
+    uint64_t horizon;
+    uint64_t stop;      /* run() ends here */
+    uint64_t limit;     /* a device wants control here */
+    bool intr;          /* level of the interrupt controller's output */
+    bool failed;        /* a callback raised: leave at the next chance */
+    enum Reason reason;
+    uint32_t lookup_count; /* instruction limit of the block being looked up */
+
+    uint64_t period_ns, idle_ns; /* virtual TSC: 1 GHz of guest time */
+    bool host_tsc;
+
+    CpuidLeaf *cpuid;
+    int cpuid_count;
+
+    bool denali, soft_tlb;
+    SoftEntry soft[SOFT_SETS][SOFT_WAYS];
+    uint8_t soft_next[SOFT_SETS];
+
+    uint64_t *page_hash; /* two words a page */
+    uint64_t digest[2];
+
+    Callbacks calls;
+    void *self; /* the Python object */
+
+    /* Statistics, never seen by the guest. */
+    uint64_t fills, slow_blocks, blocks_made, blocks_unpatched, class_flips, io_exits;
+    uint64_t counted, aborted; /* independent count: see count_instructions */
+    char error[256];
+} Engine;
+
+extern _Thread_local Engine *tt_current;
+
+/* Offsets found at start-up (layout.c). */
+typedef struct Layout {
+    int efer, star, lstar, cstar, fmask, sysenter_cs, sysenter_esp, sysenter_eip;
+    int dr, error_code, old_exception;
+    int left, current; /* where `left` and the running block's id live in env */
+    int state_size;    /* bytes of env that are the CPU's state */
+    int cpu_exception_index, cpu_halted, cpu_cflags_next_tb;
+    int tlb_fast;      /* from env, negative */
+    int tlb_desc, tlb_desc_size, tlb_victims;
+} Layout;
+extern Layout tt_layout;
+
+/* QEMU's functions inside libunicorn (layout.c). */
+typedef struct Inside {
+    void (*tlb_set_page)(void *cpu, uint64_t vaddr, uint64_t paddr, int prot, int mmu_idx, uint64_t size);
+    void (*tlb_flush)(void *cpu);
+    void (*cpu_loop_exit)(void *cpu) __attribute__((noreturn));
+    void (*raise_exception_err_ra)(void *env, int vector, int error, uintptr_t ra) __attribute__((noreturn));
+    void (*do_interrupt)(void *cpu);
+    void (*do_interrupt_hard)(void *env, int vector, int is_hw);
+    void (*tb_invalidate_page_range)(uc_engine *uc, uint64_t start, uint64_t end);
+    Block *(*tb_lookup)(void *tcg_ctx, uintptr_t host_pc);
+    void (*tb_flush)(void *cpu);
+    uint64_t (*compute_flags)(uint64_t dst, uint64_t src1, uint64_t src2, int op);
+    void (*check_io[3])(void *env, uint32_t port);
+    /* The originals of what is interposed. */
+    int (*tcg_gen_code)(void *tcg_ctx, Block *tb);
+    void (*cpu_loop_exit_noexc)(void *cpu) __attribute__((noreturn));
+    Block *(*tb_htable_lookup)(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, uint32_t cf_mask);
+} Inside;
+extern Inside tt_inside;
+
+#define ENV(e, off, type) (*(type *)((e)->env + (off)))
+#define REG(e, n) ENV(e, ENV_REGS + 8 * (n), uint64_t)
+#define EIP(e) ENV(e, ENV_EIP, uint64_t)
+#define EFLAGS(e) ENV(e, ENV_EFLAGS, uint64_t)
+#define HFLAGS(e) ENV(e, ENV_HFLAGS, uint32_t)
+#define CR(e, n) ENV(e, ENV_CR + 8 * (n), uint64_t)
+#define SEG(e, n) (((Segment *)((e)->env + ENV_SEGS))[n])
+#define EFER(e) ENV(e, tt_layout.efer, uint64_t)
+#define LEFT(e) ENV(e, tt_layout.left, int64_t)
+#define CURRENT(e) ENV(e, tt_layout.current, uint32_t)
+#define CPU32(e, off) (*(int32_t *)((e)->cpu + (off)))
+
+enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI };
+enum {
+    FLAG_TF = 1 << 8, FLAG_IF = 1 << 9, FLAG_DF = 1 << 10, FLAG_RF = 1 << 16, FLAG_VM = 1 << 17,
+    FLAGS_ARITH = 0x8d5,
+};
+enum {
+    HF_CPL = 3, HF_INHIBIT_IRQ = 1 << 3, HF_CS32 = 1 << 4, HF_SS32 = 1 << 5, HF_ADDSEG = 1 << 6,
+    HF_PE = 1 << 7, HF_TF = 1 << 8, HF_LMA = 1 << 14, HF_CS64 = 1 << 15, HF_RF = 1 << 16, HF_VM = 1 << 17,
+    HF_OSFXSR = 1 << 22, HF_SMAP = 1 << 23,
+};
+enum { EFER_SCE = 1, EFER_LME = 1 << 8, EFER_LMA = 1 << 10, EFER_NXE = 1 << 11 };
+enum { CR4_PSE = 1 << 4, CR4_PAE = 1 << 5, CR4_OSFXSR = 1 << 9, CR4_SMEP = 1 << 20, CR4_SMAP = 1 << 21 };
+enum { CR0_PE = 1, CR0_WP = 1 << 16, CR0_PG = 1u << 31 };
+enum { EXC_DB = 1, EXC_UD = 6, EXC_GP = 13, EXC_PF = 14, EXC_HLT = 0x10001 };
+
+/* layout.c */
+const char *tt_layout_prepare(Engine *e);
+/* mmu.c */
+bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe, uintptr_t ra);
+bool tt_translate(Engine *e, uint64_t addr, uint64_t *paddr);
+void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size);
+void tt_flush_tlb(Engine *e);
+void tt_forget_code(Engine *e);
+/* cpu.c */
+bool tt_open_hooks(Engine *e);
+bool tt_count_instructions(Engine *e);
+void tt_patch_block(Engine *e, Block *tb);
+void tt_settle(Engine *e);
+uint64_t tt_tick(const Engine *e);
+void tt_set_tick(Engine *e, uint64_t tick);
+void tt_set_horizon(Engine *e, uint64_t horizon);
+void tt_reconsider(Engine *e);
+int tt_run(Engine *e, uint64_t stop);
+uint64_t tt_flags(Engine *e);
+void tt_canonical_flags(Engine *e);
+void tt_update_hflags(Engine *e);
+/* denali.c */
+bool tt_soft_lookup(Engine *e, uint64_t addr, uint64_t *paddr, int *rights);
+bool tt_denali_exception(Engine *e, int vector, uint64_t error, uint64_t addr);
+bool tt_denali_vmcall(Engine *e);
+void tt_denali_upcall(Engine *e, uint64_t mask);
+/* digest.c */
+void tt_digest_update(Engine *e);
+
+#endif

@@ -1,0 +1,361 @@
+/*
+ * Memory: page walks, the software-filled TLB, and which pages hold code.
+ *
+ * Every TLB miss comes here, with the exact address, kind and privilege of the
+ * access.  Walks follow the Intel SDM, volume 3, chapter 4, and AMD APM volume 2,
+ * chapter 5.
+ *
+ * Stale code.  Unicorn notices a store to translated code only while the TLB
+ * entry of the store is marked "not dirty", and it clears that mark after the
+ * first such store.  So each physical page is in one class: W (stores are fast,
+ * no translated code) or X (translated code, no store rights anywhere).  A store
+ * to an X page drops its code and moves it to W; a fetch from a W page takes the
+ * store rights away.  A page that the running block itself lies on, or that
+ * thrashes between the classes, stays X and its stores get a right that is good
+ * for one access: then QEMU's own exact check sees every store.
+ *
+ * Nothing a guest can see depends on when a fill happens (QEMU resizes its TLB
+ * by host time): D is set exactly when a store first needs it, and A is not set.
+ */
+#include <string.h>
+
+#include "core.h"
+
+enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40, PTE_PS = 0x80 };
+#define PTE_NX (1ull << 63)
+#define PTE_ADDR 0x000ffffffffff000ull
+#define PTE_RSVD 0x000ff00000000000ull /* above the 44 physical address bits that CPUID tells of */
+enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 };
+enum { FLIPS_ALLOWED = 8 };
+
+typedef struct Walk {
+    uint64_t paddr; /* of the 4 KB page */
+    uint64_t size;  /* of the mapping: 4 KB, 2 MB, 4 MB, 1 GB */
+    int rights;
+    int vector;     /* 0: fine; else the exception */
+    int error;
+} Walk;
+
+static uint64_t read_entry(const Engine *e, uint64_t paddr, int size)
+{
+    uint64_t v = 0;
+    if (paddr + size > e->ram_size)
+        return ~0ull >> (64 - 8 * size); /* a bus with nobody on it */
+    memcpy(&v, e->ram + paddr, size);
+    return v;
+}
+
+/* Put D into a page-table entry, as a store by the CPU. */
+static void set_dirty_bit(Engine *e, uint64_t paddr, uint64_t entry, int size)
+{
+    if (paddr + size > e->ram_size)
+        return;
+    entry |= PTE_D | PTE_A;
+    memcpy(e->ram + paddr, &entry, size);
+    tt_notify_write(e, paddr, size);
+}
+
+static void fault(Walk *w, int error, int rw, bool user, const Engine *e)
+{
+    bool tells_fetch = ((EFER(e) & EFER_NXE) && (CR(e, 4) & CR4_PAE)) || (CR(e, 4) & CR4_SMEP);
+    w->vector = EXC_PF;
+    w->error = error | (rw == STORE ? PF_W : 0) | (user ? PF_U : 0) | (rw == FETCH && tells_fetch ? PF_I : 0);
+}
+
+/* Translate `addr`.  With `commit`, sets D as the access would. */
+static Walk walk(Engine *e, uint64_t addr, int rw, int mmu_idx, bool commit)
+{
+    Walk w = {.size = PAGE_SIZE};
+    uint64_t cr0 = CR(e, 0), cr4 = CR(e, 4), rights = PTE_W | PTE_U, entry, at;
+    bool user = mmu_idx == MMU_USER, nx = false, is_long = HFLAGS(e) & HF_LMA;
+    uint64_t reserved = PTE_RSVD | (EFER(e) & EFER_NXE ? 0 : PTE_NX);
+    int width = 8, leaf_shift = 12;
+
+    if (!(cr0 & CR0_PG)) {
+        w.paddr = (is_long ? addr : (uint32_t)addr) & PAGE_MASK;
+        w.rights = RIGHT_R | RIGHT_W | RIGHT_X;
+        return w;
+    }
+    if (cr4 & CR4_PAE) {
+        int shift = 39;
+        at = CR(e, 3) & PTE_ADDR;
+        if (is_long) {
+            int64_t top = (int64_t)addr >> 47;
+            if (top != 0 && top != -1) {
+                w.vector = EXC_GP;
+                return w;
+            }
+        } else {
+            addr = (uint32_t)addr;
+            at = CR(e, 3) & 0xffffffe0;
+            shift = 30;
+        }
+        for (;; shift -= 9) {
+            uint64_t index_mask = !is_long && shift == 30 ? 3 : 511;
+            at += ((addr >> shift) & index_mask) * 8;
+            entry = read_entry(e, at, 8);
+            if (!(entry & PTE_P)) {
+                fault(&w, 0, rw, user, e);
+                return w;
+            }
+            bool pdpte32 = !is_long && shift == 30; /* no rights in these: SDM 4.4.1 */
+            if (entry & (pdpte32 ? PTE_RSVD | PTE_NX : reserved)) {
+                fault(&w, PF_P | PF_RSVD, rw, user, e);
+                return w;
+            }
+            if (!pdpte32) {
+                rights &= entry;
+                nx |= entry >> 63;
+            }
+            if (shift == 12)
+                break;
+            if ((entry & PTE_PS) && shift < 39 && !pdpte32) {
+                leaf_shift = shift;
+                break;
+            }
+            if ((entry & PTE_PS) && shift == 39) {
+                fault(&w, PF_P | PF_RSVD, rw, user, e);
+                return w;
+            }
+            at = entry & PTE_ADDR;
+        }
+        w.size = 1ull << leaf_shift;
+        if (leaf_shift > 12 && (entry & PTE_ADDR & (w.size - 1) & ~0x1000ull)) { /* bit 12 is PAT */
+            fault(&w, PF_P | PF_RSVD, rw, user, e);
+            return w;
+        }
+        w.paddr = (entry & PTE_ADDR & ~(w.size - 1)) | (addr & (w.size - 1) & PAGE_MASK);
+    } else {
+        width = 4;
+        addr = (uint32_t)addr;
+        at = (CR(e, 3) & 0xfffff000) + (addr >> 22) * 4;
+        entry = read_entry(e, at, 4);
+        if (!(entry & PTE_P)) {
+            fault(&w, 0, rw, user, e);
+            return w;
+        }
+        rights &= entry;
+        if ((entry & PTE_PS) && (cr4 & CR4_PSE)) { /* 4 MB, PSE-36 */
+            if (entry & (1 << 21)) {
+                fault(&w, PF_P | PF_RSVD, rw, user, e);
+                return w;
+            }
+            w.size = 4 << 20;
+            w.paddr = (entry & 0xffc00000) | ((entry & 0x1fe000) << 19) | (addr & 0x3ff000);
+        } else {
+            at = (entry & 0xfffff000) + ((addr >> 12) & 1023) * 4;
+            entry = read_entry(e, at, 4);
+            if (!(entry & PTE_P)) {
+                fault(&w, 0, rw, user, e);
+                return w;
+            }
+            rights &= entry;
+            w.paddr = entry & 0xfffff000;
+        }
+    }
+
+    if (rights & PTE_U) {
+        if (user || mmu_idx == MMU_KNOSMAP || !(cr4 & CR4_SMAP))
+            w.rights |= RIGHT_R;
+    } else if (!user) {
+        w.rights |= RIGHT_R;
+    }
+    if ((w.rights & RIGHT_R) && ((rights & PTE_W) || (!user && !(cr0 & CR0_WP))))
+        w.rights |= RIGHT_W;
+    if (!nx && (user ? (rights & PTE_U) != 0 : !((cr4 & CR4_SMEP) && (rights & PTE_U))))
+        w.rights |= RIGHT_X;
+    if (!(w.rights & (1 << rw))) {
+        fault(&w, PF_P, rw, user, e);
+        return w;
+    }
+    if (!(entry & PTE_D)) {
+        if (rw == STORE && commit)
+            set_dirty_bit(e, at, entry, width);
+        else
+            w.rights &= ~RIGHT_W; /* D must be set when the store comes */
+    }
+    return w;
+}
+
+bool tt_translate(Engine *e, uint64_t addr, uint64_t *paddr)
+{
+    if (e->denali) {
+        int rights;
+        return tt_soft_lookup(e, addr, paddr, &rights);
+    }
+    Walk w = walk(e, addr, LOAD, HFLAGS(e) & HF_CPL ? MMU_KNOSMAP : MMU_KNOSMAP, false);
+    *paddr = w.paddr | (addr & (PAGE_SIZE - 1));
+    return !w.vector;
+}
+
+/* ---- the TLB's entries, one by one ------------------------------------- */
+
+static TlbFast *tlb_of(Engine *e, int mode)
+{
+    return (TlbFast *)(e->env + tt_layout.tlb_fast) + mode;
+}
+
+static TlbEntry *victims_of(Engine *e, int mode)
+{
+    return (TlbEntry *)(e->env + tt_layout.tlb_desc + mode * tt_layout.tlb_desc_size + tt_layout.tlb_victims);
+}
+
+static void drop_entry(TlbEntry *t, uint64_t paddr, bool code)
+{
+    if (t->paddr == paddr && (code ? t->addr_code : t->addr_write) != ~0ull)
+        memset(t, 0xff, sizeof *t);
+}
+
+/* Take W (or X, with `code`) on a physical page away, wherever it was granted. */
+static void drop_rights(Engine *e, uint64_t paddr, bool code)
+{
+    Page *p = &e->pages[paddr / PAGE_SIZE];
+    uint64_t addr = code ? p->x_addr : p->w_addr;
+    bool many = p->many & (code ? 2 : 1);
+
+    if (!addr)
+        return;
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        TlbFast *f = tlb_of(e, mode);
+        if (many) {
+            for (size_t i = 0; i <= f->mask / sizeof(TlbEntry); i++)
+                drop_entry(&f->table[i], paddr, code);
+        } else {
+            drop_entry((TlbEntry *)((uint8_t *)f->table + ((addr >> 12) * sizeof(TlbEntry) & f->mask)), paddr, code);
+        }
+        for (int i = 0; i < VICTIMS; i++)
+            drop_entry(&victims_of(e, mode)[i], paddr, code);
+    }
+    *(code ? &p->x_addr : &p->w_addr) = 0;
+    p->many &= code ? ~2 : ~1;
+}
+
+static void granted(Page *p, uint64_t vpage, bool code)
+{
+    uint64_t *addr = code ? &p->x_addr : &p->w_addr, mark = vpage | 1;
+    if (*addr && *addr != mark)
+        p->many |= code ? 2 : 1;
+    *addr = mark;
+}
+
+void tt_flush_tlb(Engine *e)
+{
+    tt_inside.tlb_flush(e->cpu);
+    for (uint64_t i = 0; i < e->ram_size / PAGE_SIZE; i++) {
+        Page *p = &e->pages[i];
+        p->w_addr = p->x_addr = 0;
+        p->many = 0;
+    }
+}
+
+void tt_forget_code(Engine *e)
+{
+    tt_inside.tb_flush(e->cpu);
+    tt_flush_tlb(e);
+    for (uint64_t i = 0; i < e->ram_size / PAGE_SIZE; i++)
+        e->pages[i].cls = e->pages[i].flips = 0;
+}
+
+static void drop_code(Engine *e, uint64_t paddr, uint64_t size)
+{
+    tt_inside.tb_invalidate_page_range(e->uc, paddr, paddr + size);
+}
+
+/* RAM was stored to other than through the TLB: a device, a page walk, a person. */
+void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size)
+{
+    uint64_t end = paddr + size;
+    while (paddr < end) {
+        uint64_t next = (paddr & PAGE_MASK) + PAGE_SIZE, stop = next < end ? next : end;
+        Page *p = &e->pages[paddr / PAGE_SIZE];
+        p->dirty = DIRTY_ALL;
+        if (p->cls == CLASS_X)
+            drop_code(e, paddr, stop - paddr);
+        paddr = stop;
+    }
+}
+
+static bool on_running_block(Engine *e, uint64_t paddr, uintptr_t ra)
+{
+    Block *tb = ra ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
+    return tb && (tb->page_addr[0] == paddr || tb->page_addr[1] == paddr);
+}
+
+/* Decide what the TLB may hold for this page, and keep the classes. */
+static int grant(Engine *e, uint64_t vpage, uint64_t paddr, int rights, int rw, uintptr_t ra)
+{
+    Page *p = &e->pages[paddr / PAGE_SIZE];
+
+    switch (rw) {
+    case FETCH:
+        if (p->cls == CLASS_W)
+            drop_rights(e, paddr, false);
+        p->cls = CLASS_X;
+        granted(p, vpage, true);
+        return (rights & RIGHT_R) | RIGHT_X;
+    case STORE:
+        p->dirty = DIRTY_ALL;
+        if (p->cls == CLASS_X) {
+            if (p->flips >= FLIPS_ALLOWED || on_running_block(e, paddr, ra))
+                return (rights & RIGHT_R) | RIGHT_W | RIGHT_W_ONCE;
+            drop_code(e, paddr, PAGE_SIZE);
+            drop_rights(e, paddr, true);
+            p->flips++;
+            e->class_flips++;
+        }
+        p->cls = CLASS_W;
+        granted(p, vpage, false);
+        return (rights & RIGHT_R) | RIGHT_W;
+    default:
+        if ((rights & RIGHT_W) && p->cls == CLASS_W && p->dirty == DIRTY_ALL) {
+            granted(p, vpage, false);
+            return RIGHT_R | RIGHT_W;
+        }
+        return RIGHT_R;
+    }
+}
+
+/* QEMU's tlb_fill: called on every TLB miss of a load, store or fetch. */
+bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe, uintptr_t ra)
+{
+    Engine *e = tt_current;
+    Walk w = {.size = PAGE_SIZE};
+    uint64_t vpage = addr & PAGE_MASK;
+    (void)size;
+
+    e->fills++;
+    if (e->denali && e->soft_tlb) {
+        if (!tt_soft_lookup(e, addr, &w.paddr, &w.rights) || !(w.rights & (1 << rw))) {
+            w.vector = EXC_PF;
+            w.error = (w.rights ? PF_P : 0) | (rw == STORE ? PF_W : 0) | (rw == FETCH ? PF_I : 0);
+        }
+        w.paddr &= PAGE_MASK;
+    } else {
+        w = walk(e, addr, rw, mmu_idx, true);
+    }
+    if (likely(!w.vector)) {
+        int rights = w.rights;
+        if (likely(w.paddr < e->ram_size))
+            rights = grant(e, vpage, w.paddr, rights, rw, ra);
+        else
+            w.paddr = VOID_ADDR;
+        tt_inside.tlb_set_page(cpu, vpage, w.paddr, rights, mmu_idx, w.size);
+        return true;
+    }
+    if (probe)
+        return false;
+    if (rw == FETCH) {
+        /* Nothing is running: the block before this one is complete. */
+        uint64_t pc = EIP(e) + SEG(e, SEG_CS).base;
+        CURRENT(e) = 0;
+        if ((pc & PAGE_MASK) != vpage && e->lookup_count != 1) {
+            /* A block that would cross into a missing page: the instructions
+             * before the crossing come first, one at a time. */
+            CPU32(e, tt_layout.cpu_cflags_next_tb) = 1;
+            tt_inside.cpu_loop_exit(cpu);
+        }
+    }
+    if (w.vector == EXC_PF)
+        CR(e, 2) = HFLAGS(e) & HF_LMA ? addr : (uint32_t)addr;
+    tt_inside.raise_exception_err_ra(e->env, w.vector, w.error, ra);
+}

@@ -1,0 +1,225 @@
+"""What every machine is: an engine, a clock, a door and a board, and the loop that runs them.
+
+A machine knows nothing of traces.  Everything that it does between two ticks is
+a function of its state and of what comes through the door, so recording and
+replaying run exactly this code.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tt.errors import BadInput
+from tt.events import Event, Kind
+from tt.vmm.clock import Clock
+from tt.vmm.disk import OverlayDisk
+from tt.vmm.engine import FOREVER, Engine
+from tt.vmm.nondeterminism import Door, Source
+
+SLICE_TICKS = 16_000_000
+"""The longest that the engine runs before it looks at the world again: some 50 ms."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why `Machine.run` came back.
+
+    `reason` is `tick` (the tick asked for was reached), `power` (the machine
+    ended by itself; `detail` says how), `pause` (the source of inputs wants
+    attention) or `idle` (nothing will ever wake the guest again).
+    """
+
+    reason: str
+    tick: int
+    detail: str = ""
+
+
+class Machine(abc.ABC):
+    """A whole virtual machine.
+
+    `mem_bytes` of RAM, guest time of `period_ns` nanoseconds a tick.  Answers
+    and inputs come from `source`.  `disks` are the guest's disks in order.
+    """
+
+    kind = ""
+
+    def __init__(
+        self,
+        mem_bytes: int,
+        disks: Sequence[OverlayDisk],
+        source: Source | None = None,
+        *,
+        period_ns: int = 4,
+        denali: bool = False,
+    ) -> None:
+        self.engine = Engine(mem_bytes, denali=denali)
+        self.engine.period_ns = period_ns
+        self.clock = Clock(lambda: self.engine.tick, period_ns)
+        self.clock.on_change = self._deadline_moved
+        self.door = Door(lambda: self.engine.tick, source)
+        self.disks = list(disks)
+        self.halted = False
+        self.ended: str | None = None
+
+    # ---- what the two architectures do differently
+
+    @property
+    @abc.abstractmethod
+    def board(self) -> Any:
+        """Return the devices: `save()`, `load(state)`."""
+
+    @abc.abstractmethod
+    def _advance(self, stop: int) -> None:
+        """Execute until tick `stop` at the latest, or until something happens."""
+
+    @abc.abstractmethod
+    def _attend(self) -> None:
+        """Do what is due now: timers, inputs, hand-over; may wake a halted CPU."""
+
+    @abc.abstractmethod
+    def _wake_ns(self) -> int | None:
+        """Return the guest ns at which an idle machine wakes by itself, or None: never."""
+
+    @abc.abstractmethod
+    def input(self, event: Event) -> None:
+        """Take an input from the door."""
+
+    @property
+    @abc.abstractmethod
+    def wants_input(self) -> bool:
+        """Whether the guest listens to its console and has read all there was."""
+
+    def _hopeless(self) -> str | None:
+        """Return why a halted machine can never wake, if so."""
+        return None
+
+    # ---- running
+
+    @property
+    def tick(self) -> int:
+        """Instructions retired since power-on."""
+        return self.engine.tick
+
+    @property
+    def now_ns(self) -> int:
+        """Guest time in ns since power-on."""
+        return self.clock.now()
+
+    def run(self, until: int = FOREVER) -> Stop:
+        """Run to tick `until`, before any event of that tick, or to whatever ends the run first."""
+        while True:
+            tick = self.engine.tick
+            if tick >= until:
+                return Stop("tick", tick)
+            if self.ended is None:
+                self.ended = self._hopeless() if self.halted else None
+                if self.ended is not None:
+                    self.door.note(Kind.POWER, data=self.ended.encode())
+            if self.ended is not None:
+                return Stop("power", tick, self.ended)
+            if self.door.wants_pause():
+                return Stop("pause", tick)
+            for event in self.door.take_inputs():
+                self.input(event)
+            self._attend()
+            if self.halted:
+                if not self._idle():
+                    return Stop("pause" if self.door.wants_pause() else "idle", tick)
+                continue
+            if self.ended is None:
+                stop = min(until, tick + SLICE_TICKS)
+                due = self.door.next_input()
+                if due is not None:
+                    stop = min(stop, due)
+                if stop > tick:
+                    self._advance(stop)
+
+    def _idle(self) -> bool:
+        """Let an idle guest's time pass; false if it can never wake."""
+        wake = self._wake_ns()
+        now = self.clock.now()
+        most = None if wake is None else max(0, wake - now)
+        passed = self.door.idle(most)
+        if passed is None:
+            return False
+        self.clock.idle_ns += passed
+        self.engine.idle_ns = self.clock.idle_ns
+        return True
+
+    def end(self, how: str) -> None:
+        """End the machine: it stops after the current instruction."""
+        if self.ended is None:
+            self.ended = how
+            self.door.note(Kind.POWER, data=how.encode())
+            self.engine.limit = self.engine.tick
+
+    def _deadline_moved(self) -> None:
+        if self.ended is None:
+            deadline = self.clock.next_deadline()
+            self.engine.limit = FOREVER if deadline is None else self.clock.ticks_until(deadline)
+
+    # ---- state
+
+    def save(self) -> dict[str, Any]:
+        """Return the whole state but RAM and disks: plain data, and `cpu` as bytes."""
+        return {
+            "tick": self.engine.tick,
+            "cpu": self.engine.save(),
+            "halted": self.halted,
+            "ended": self.ended,
+            "clock": self.clock.save(),
+            "board": self.board.save(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put a saved state back; RAM and disks are restored beside it."""
+        if set(state) != {"tick", "cpu", "halted", "ended", "clock", "board"}:
+            raise BadInput("a saved machine state has other parts than this machine: it is of another version")
+        self.engine.load(state["cpu"])
+        self.engine.tick = state["tick"]
+        self.halted = state["halted"]
+        self.ended = state["ended"]
+        self.board.load(state["board"])
+        self.clock.load(state["clock"])
+        self.engine.idle_ns = self.clock.idle_ns
+        self._deadline_moved()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return a full copy of the machine in memory: state, RAM, disks."""
+        return {
+            "state": self.save(),
+            "ram": self.engine.read(0, self.engine.size),
+            "disks": [disk.snapshot() for disk in self.disks],
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go back to a snapshot of this machine."""
+        self.engine.restore_ram(snapshot["ram"])
+        for disk, saved in zip(self.disks, snapshot["disks"], strict=True):
+            disk.restore(saved)
+        self.load(snapshot["state"])
+
+    def digest_parts(self) -> dict[str, bytes]:
+        """Return 16-byte digests of the parts of the state: `cpu`, `ram`, `board`, `disks`."""
+        state = self.save()
+        cpu = state.pop("cpu")
+        plain = json.dumps(state, sort_keys=True, separators=(",", ":")).encode()
+        return {
+            "cpu": _hash(cpu),
+            "ram": self.engine.ram_digest(),
+            "board": _hash(plain),
+            "disks": _hash(b"".join(disk.digest() for disk in self.disks)),
+        }
+
+    def digest(self) -> bytes:
+        """Return the 16-byte digest of the whole state: CPU, all RAM, every device, the disks."""
+        return _hash(b"".join(self.digest_parts().values()))
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
