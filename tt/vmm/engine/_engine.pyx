@@ -87,6 +87,8 @@ cdef extern from "core.h" nogil:
     uint64_t tt_flags(CEngine *e)
     void tt_canonical_flags(CEngine *e)
     void tt_update_hflags(CEngine *e)
+    void tt_copy_state(CEngine *e, uint8_t *to)
+    void tt_load_state(CEngine *e, const uint8_t *state)
     void tt_denali_upcall(CEngine *e, uint64_t mask)
     void tt_digest_update(CEngine *e)
 
@@ -458,13 +460,8 @@ cdef class Engine:
     # ---- state
 
     cdef bytes _env(self):
-        cdef bytes copy
-        cdef char *p
-        tt_canonical_flags(&self.c)
-        copy = PyBytes_FromStringAndSize(<char *>self.c.env, tt_layout.state_size)
-        p = copy
-        memset(p + tt_layout.left, 0, 16)
-        memset(p + tt_layout.dr + 64, 0, 32)
+        cdef bytes copy = PyBytes_FromStringAndSize(NULL, tt_layout.state_size)
+        tt_copy_state(&self.c, <uint8_t *><char *>copy)
         return copy
 
     def save(self):
@@ -478,12 +475,9 @@ cdef class Engine:
     def load(self, bytes state):
         cdef const char *p = state
         cdef int size = tt_layout.state_size, own = sizeof(self.c.soft) + sizeof(self.c.soft_next) + 1
-        cdef int left = tt_layout.left, watch = tt_layout.dr + 64
         if len(state) != size + (own if self.c.denali else 0):
             raise EngineError("a CPU state of another build of Unicorn or another machine cannot be restored")
-        memcpy(self.c.env, p, left)
-        memcpy(self.c.env + left + 16, p + left + 16, watch - left - 16)
-        memcpy(self.c.env + watch + 32, p + watch + 32, size - watch - 32)
+        tt_load_state(&self.c, <const uint8_t *>p)
         if self.c.denali:
             memcpy(self.c.soft, p + size, sizeof(self.c.soft))
             memcpy(self.c.soft_next, p + size + sizeof(self.c.soft), sizeof(self.c.soft_next))

@@ -183,6 +183,7 @@ extern _Thread_local Engine *tt_current;
 typedef struct Layout {
     int efer, star, lstar, cstar, fmask, sysenter_cs, sysenter_esp, sysenter_eip;
     int dr, error_code, old_exception;
+    int xmm; /* 32 registers of 64 bytes and a temporary; the guest sees 16 bytes of 16 of them */
     int left, current; /* where `left` and the running block's id live in env */
     int state_size;    /* bytes of env that are the CPU's state */
     int cpu_exception_index, cpu_halted, cpu_cflags_next_tb;
@@ -259,6 +260,8 @@ int tt_run(Engine *e, uint64_t stop);
 uint64_t tt_flags(Engine *e);
 void tt_canonical_flags(Engine *e);
 void tt_update_hflags(Engine *e);
+void tt_copy_state(Engine *e, uint8_t *to);
+void tt_load_state(Engine *e, const uint8_t *from);
 /* denali.c */
 bool tt_soft_lookup(Engine *e, uint64_t addr, uint64_t *paddr, int *rights);
 bool tt_denali_exception(Engine *e, int vector, uint64_t error, uint64_t addr);

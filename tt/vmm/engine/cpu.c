@@ -296,6 +296,51 @@ static void flat_segments(Engine *e, uint32_t selector, int cs_size)
     tt_update_hflags(e);
 }
 
+/* ---- state -------------------------------------------------------------- */
+
+/* Parts of env that are no state: two words of ours, QEMU's breakpoint pointers,
+ * what lies above 128 bits in SSE registers and one temporary (helpers leave
+ * parts of the host's stack there, which no guest without AVX can see). */
+static int next_hole(int after, int *size)
+{
+    const Layout *l = &tt_layout;
+    int best = l->state_size;
+    const int holes[][2] = {{l->left, 16}, {l->dr + 64, 32}, {l->xmm + 32 * 64, 64 + 8}};
+
+    *size = 0;
+    for (size_t i = 0; i < sizeof holes / sizeof *holes; i++)
+        if (holes[i][0] >= after && holes[i][0] < best)
+            best = holes[i][0], *size = holes[i][1];
+    for (int i = 0; i < 32; i++) {
+        int at = l->xmm + 64 * i + (i < 16 ? 16 : 0);
+        if (at >= after && at < best) {
+            best = at, *size = i < 16 ? 48 : 64;
+            break;
+        }
+    }
+    return best;
+}
+
+/* Copy the CPU's state, `state_size` bytes, with zeros in the holes. */
+void tt_copy_state(Engine *e, uint8_t *to)
+{
+    int size;
+    tt_canonical_flags(e);
+    memcpy(to, e->env, tt_layout.state_size);
+    for (int at = next_hole(0, &size); at < tt_layout.state_size; at = next_hole(at + size, &size))
+        memset(to + at, 0, size);
+}
+
+/* Put a copied state back; the holes keep what they hold. */
+void tt_load_state(Engine *e, const uint8_t *from)
+{
+    int size, done = 0;
+    for (int at; done < tt_layout.state_size; done = at + size) {
+        at = next_hole(done, &size);
+        memcpy(e->env + done, from + done, at - done);
+    }
+}
+
 /* ---- system calls (AMD APM volume 3, "SYSCALL"; Intel SDM volume 2, "SYSENTER") ---- */
 
 static void on_syscall(uc_engine *uc, void *user)

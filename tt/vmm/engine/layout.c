@@ -294,6 +294,14 @@ static const char *find_offsets(Engine *e)
     l->dr = at - 16;
     l->error_code = l->dr - 16;
     l->old_exception = l->dr + 64 + 32;
+    uint64_t xmm[2] = {magic, ~magic}, none[2] = {0, 0};
+    uc_reg_write(e->uc, UC_X86_REG_XMM1, xmm);
+    at = find_u64(e->env, 0, end, magic);
+    uc_reg_write(e->uc, UC_X86_REG_XMM1, none);
+    if (at < 64)
+        return refuse("its SSE registers cannot be found");
+    l->xmm = at - 64;
+
     /* The state ends with the field that says how far a reset clears: after
      * SVM's registers and a host address that no guest may see. */
     l->state_size = l->old_exception + 8;
