@@ -426,7 +426,9 @@ cdef class Engine:
         cdef uint64_t *efer = <uint64_t *>(self.c.env + tt_layout.efer)
         cdef uint32_t code, data
         cdef int i
+        memset(regs, 0, 16 * 8)
         regs[16] = rip
+        cr[2] = 0
         (<uint64_t *>(self.c.env + ENV_EFLAGS))[0] = 2
         tt_canonical_flags(&self.c)
         for i in range(10):

@@ -333,6 +333,11 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
     } else {
         w = walk(e, addr, rw, mmu_idx, true);
     }
+    if (unlikely(rw == FETCH && !w.vector && w.paddr >= e->ram_size)) {
+        /* Code where nothing is: all ones, which are no instruction. */
+        w.vector = e->denali ? EXC_PF : EXC_UD;
+        w.error = e->denali ? PF_I : 0;
+    }
     if (likely(!w.vector)) {
         int rights = w.rights;
         if (likely(w.paddr < e->ram_size))

@@ -1,0 +1,66 @@
+"""What `tt info` tells of a trace: as plain data, and as lines to read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from tt.cli.output import cell, format_ns, format_size, kind_name
+from tt.log import Trace
+from tt.position import format_tick
+
+
+def trace_facts(trace: Trace) -> dict[str, Any]:
+    """Return what there is to know of a trace; reads all its events."""
+    kinds = Counter(kind_name(event.kind) for event in trace.events())
+    return {
+        "trace": str(trace.path),
+        "size": trace.path.stat().st_size,
+        "sealed": trace.sealed,
+        "reason": trace.reason,
+        "end_tick": trace.end_tick,
+        "guest_ns": trace.ns_at_tick(trace.end_tick),
+        "events": trace.event_count,
+        "event_log_bytes": trace.event_log_size,
+        "kinds": dict(sorted(kinds.items())),
+        "disk_writes": trace.disk_write_count,
+        "digests": trace.digest_count,
+        "bookmarks": trace.bookmarks,
+        "files": trace.files,
+        "summary": trace.summary,
+        "meta": trace.meta,
+    }
+
+
+def trace_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield `trace_facts` as (name, text) to print."""
+    ticks, log = facts["end_tick"], facts["event_log_bytes"]
+    density = f", {log * 1000 / ticks:.3f} B per 1000 ticks" if ticks else ""
+    kinds = [f"{count:,} {kind}" for kind, count in facts["kinds"].items()]
+    cut = "not sealed: the recording was cut off, or still runs"
+    yield "trace", f"{facts['trace']}, {format_size(facts['size'])}"
+    yield "recorded", f"{format_tick(ticks)} ticks, {format_ns(facts['guest_ns'])} of guest time"
+    yield "ended", cell(facts["reason"] or "closed") if facts["sealed"] else cut
+    yield "events", f"{facts['events']:,}" + (f": {', '.join(kinds)}" if kinds else "")
+    yield "event log", format_size(log) + density
+    yield "disk writes", f"{facts['disk_writes']:,}"
+    yield "digests", f"{facts['digests']:,}"
+    for name, size in facts["files"].items():
+        yield f"file {cell(name)}", format_size(size)
+    for name, tick in facts["bookmarks"].items():
+        yield f"bookmark @{cell(name)}", format_tick(tick)
+    for group in ("meta", "summary"):
+        yield from _flat("", facts[group])
+    if "problems" in facts:
+        yield "damage", "none"
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield nested plain data as dotted names and texts."""
+    for key, value in values.items():
+        name = cell(f"{prefix}{key}")
+        if isinstance(value, dict) and value:
+            yield from _flat(f"{name}.", value)
+        else:
+            yield name, cell(str(value))

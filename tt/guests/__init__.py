@@ -1,0 +1,1 @@
+"""Builders of guests to record: a small Debian, and the Denali demo."""

@@ -1,0 +1,30 @@
+"""Build the Denali machine's demo guest from the C sources that come with tt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tt.errors import BadInput
+from tt.vmm.denali.guest_build import DEMO, build_kit
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# An installed package carries the sources inside; a checkout has them beside.
+_KITS = (_PACKAGE / "_guests" / "denali", _PACKAGE.parent / "guests" / "denali")
+
+
+def build(out: Path, say: Callable[[str], None] = lambda line: None) -> Path:
+    """Copy the C kit and the demo's source into `out`, build the demo there, and return its ELF file.
+
+    Raises `BadInput` if `out` cannot be written, `TTError` without a C compiler.
+    """
+    kit = next((kit for kit in _KITS if (kit / DEMO).exists()), None)
+    if kit is None:
+        raise BadInput(f"the sources of the Denali guest are not in {_KITS[0]}: install tt anew")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        image = build_kit(kit, out)
+    except OSError as e:
+        raise BadInput(f"cannot build the guest in {out}: {e}") from None
+    say(f"C sources and kit in {out}")
+    return image

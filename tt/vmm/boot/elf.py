@@ -1,0 +1,85 @@
+"""Executables in ELF: what a kernel loader needs (System V ABI, "Object Files" and "Program Loading")."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from tt.errors import BadInput
+from tt.vmm.boot.plan import Segment
+
+MAGIC = b"\x7fELF"
+_EM_386, _EM_X86_64 = 3, 62
+_PT_LOAD = 1
+_MAX_SEGMENTS = 1024
+
+
+@dataclass(frozen=True)
+class ElfImage:
+    """A kernel's loadable contents.
+
+    `bits` is 32 or 64; `entry` and `segments` are guest-physical; `end` is the
+    address after the last byte it takes in RAM, zeroed parts included.
+    """
+
+    bits: int
+    entry: int
+    segments: list[Segment]
+    end: int
+
+
+def parse_elf(data: bytes, what: str) -> ElfImage:
+    """Read the program headers of an x86 executable; `what` names it in errors.
+
+    An entry point that is a virtual address is turned into the physical one.
+    Raises `BadInput` for anything but a complete i386 or x86-64 executable.
+    """
+    if data[:4] != MAGIC or len(data) < 52:
+        raise BadInput(f"{what} is no ELF file")
+    bits = {1: 32, 2: 64}.get(data[4])
+    if bits is None or data[5] != 1:
+        raise BadInput(f"{what} is an ELF file of an unknown class or byte order: damaged?")
+    try:
+        return _parse(data, bits, what)
+    except struct.error:
+        raise BadInput(f"{what} is cut short: its ELF headers point past its end") from None
+
+
+def _parse(data: bytes, bits: int, what: str) -> ElfImage:
+    if bits == 64:
+        _, machine, _, entry, table = struct.unpack_from("<HHIQQ", data, 16)
+        entry_size, count = struct.unpack_from("<HH", data, 54)
+    else:
+        _, machine, _, entry, table = struct.unpack_from("<HHIII", data, 16)
+        entry_size, count = struct.unpack_from("<HH", data, 42)
+    if machine not in (_EM_386, _EM_X86_64):
+        raise BadInput(f"{what} is an ELF file for machine type {machine}: tt runs x86 guests")
+    if count > _MAX_SEGMENTS:
+        raise BadInput(f"{what} claims {count} program headers: damaged?")
+    segments: list[Segment] = []
+    physical_entry = None
+    end = total = 0
+    for i in range(count):
+        offset = table + i * entry_size
+        if offset >= len(data):
+            raise BadInput(f"{what} is cut short: program header {i} is past its end")
+        if bits == 64:
+            kind, _, position, virtual, addr, size, in_memory = struct.unpack_from("<IIQQQQQ", data, offset)
+        else:
+            kind, position, virtual, addr, size, in_memory = struct.unpack_from("<IIIIII", data, offset)
+        if kind != _PT_LOAD:
+            continue
+        total += size
+        if position + size > len(data) or total > 2 * len(data):
+            raise BadInput(f"{what} is cut short or damaged: it lacks a part of segment {i}")
+        segments.append((addr, data[position : position + size]))
+        end = max(end, addr + max(size, in_memory))
+        if virtual <= entry < virtual + in_memory and (physical_entry is None or virtual != 0):
+            physical_entry = entry - virtual + addr
+        if physical_entry is None and addr <= entry < addr + in_memory:
+            physical_entry = entry
+    if not end:
+        raise BadInput(f"{what} has nothing to load: give an executable kernel, not an object file")
+    if physical_entry is None:
+        raise BadInput(f"{what} starts at {entry:#x}, outside everything it loads: damaged?")
+    return ElfImage(bits, physical_entry, segments, end)

@@ -1,0 +1,319 @@
+"""Disk images and the volumes in them: whole-disk file systems, MBR and GPT; qcow2 by way of qemu-img."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import mmap
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from tt.errors import BadInput
+from tt.vmm.boot import filesystems
+
+SECTOR = 512
+
+_MAX_LOGICAL = 128  # logical partitions followed; Linux itself stops at 256 minors
+_MAX_GPT_ENTRIES = 1024
+_EXTENDED = (0x05, 0x0F, 0x85)
+_GPT_PROTECTIVE = 0xEE
+
+_QCOW_MAGIC = b"QFI\xfb"
+_QCOW_EXTERNAL_DATA = 1 << 2
+_QCOW_MAX_SIZE = 2 << 40
+_CONVERT_TIMEOUT = 3600  # seconds
+
+_FOREIGN = (
+    (b"KDMV", "VMDK"),
+    (b"vhdxfile", "VHDX"),
+    (b"conectix", "VHD"),
+    (b"QED\0", "QED"),
+    (b"\x1f\x8b", "gzip-compressed"),
+    (b"\xfd7zXZ\0", "xz-compressed"),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed"),
+    (b"BZh", "bzip2-compressed"),
+)
+_VDI_MAGIC = b"\x7f\x10\xda\xbe"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A part of a disk that can hold a file system; `offset` and `size` in bytes.
+
+    `number` is the partition's number as Linux counts it, 0 for a file system
+    on the whole disk.  `type` is what it holds: `ext`, `fat`, the name of
+    another format, or empty.
+    """
+
+    number: int
+    offset: int
+    size: int
+    type: str
+
+    @property
+    def name(self) -> str:
+        """The device that Linux gives it on the first virtio disk: `vda`, `vda1`, ..."""
+        return f"vda{self.number}" if self.number else "vda"
+
+
+class Window(io.RawIOBase):
+    """A seekable read-only view of `size` bytes at `offset` of `stream`."""
+
+    def __init__(self, stream: BinaryIO, offset: int, size: int) -> None:
+        super().__init__()
+        self._stream = stream
+        self._offset = offset
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"seek to {base + offset}, before the beginning")
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._size - self._position, 0)
+        size = left if size is None or size < 0 else min(size, left)
+        self._stream.seek(self._offset + self._position)
+        data = self._stream.read(size)
+        self._position += len(data)
+        return data
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class DiskImage:
+    """A raw disk and its volumes; `where` names it in errors.
+
+    `stream` is any seekable binary file, `size` its bytes.  Use `open_image`
+    for a file on the host.
+    """
+
+    def __init__(self, stream: BinaryIO, size: int, where: str) -> None:
+        self.stream = stream
+        self.size = size
+        self.where = where
+        self.volumes = _find_volumes(stream, size)
+
+    def open(self, volume: Volume) -> BinaryIO:
+        """Return the bytes of one volume as a seekable read-only file."""
+        return Window(self.stream, volume.offset, volume.size)  # type: ignore[return-value]
+
+    def filesystem(self, volume: Volume) -> filesystems.FileSystem[object]:
+        """Open the file system on a volume; raises `BadInput` as `open_filesystem` does."""
+        return filesystems.open_filesystem(self.open(volume), f"{self.where} ({volume.name})")
+
+
+def open_image(path: Path) -> DiskImage:
+    """Open a disk image on the host, raw or qcow2, and find its volumes.
+
+    Raises `BadInput` when it cannot be read or is in a format tt does not read.
+    """
+    raw = raw_image(path)
+    try:
+        with raw.open("rb") as f:
+            size = os.fstat(f.fileno()).st_size
+            if not size:
+                raise BadInput(f"disk image {path} is empty: give an image that holds something to boot")
+            mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as e:
+        raise BadInput(f"cannot read disk image {path}: {e}") from None
+    return DiskImage(mapped, size, str(path))  # type: ignore[arg-type]
+
+
+def raw_image(path: Path) -> Path:
+    """Return the path of a raw image with the contents of `path`: itself, or a converted copy in the cache.
+
+    qcow2 is converted by `qemu-img`, once for each state of the file.  Raises
+    `BadInput` when the file cannot be read, needs `qemu-img` where there is
+    none, or is of a format that tt does not take.
+    """
+    try:
+        with path.open("rb") as f:
+            head = f.read(112)
+    except OSError as e:
+        raise BadInput(f"cannot read {path}: {e.strerror or e}") from None
+    if head[:4] == _QCOW_MAGIC:
+        return _convert_qcow2(path, head)
+    name = next((name for magic, name in _FOREIGN if head.startswith(magic)), None)
+    if name is None and head[64:68] == _VDI_MAGIC:
+        name = "VDI"
+    if name and name.endswith("compressed"):
+        raise BadInput(f"{path} is {name}: unpack it first")
+    if name:
+        raise BadInput(f"{path} is a {name} image: convert it with qemu-img convert -O raw")
+    return path
+
+
+def _convert_qcow2(path: Path, head: bytes) -> Path:
+    """Check a qcow2 header (qcow2.txt, "Header") and convert the image into the cache."""
+    if len(head) < 72:
+        raise BadInput(f"{path} is cut short: its qcow2 header is not whole")
+    version, backing = struct.unpack_from(">IQ", head, 4)
+    (size,) = struct.unpack_from(">Q", head, 24)
+    features = struct.unpack_from(">Q", head, 72)[0] if version >= 3 and len(head) >= 80 else 0
+    # Either of these makes qemu-img read other files of the host, named by the image.
+    if backing:
+        raise BadInput(f"{path} is an overlay on another image: flatten it with qemu-img convert -O qcow2")
+    if features & _QCOW_EXTERNAL_DATA:
+        raise BadInput(f"{path} keeps its data in another file: convert it with qemu-img convert -O raw")
+    if size > _QCOW_MAX_SIZE:
+        raise BadInput(f"{path} claims a disk of {size >> 40} TB: damaged?")
+    tool = shutil.which("qemu-img")
+    if tool is None:
+        raise BadInput(f"{path} is a qcow2 image: install qemu-img (in qemu-utils), or convert it to raw")
+    try:
+        info = path.stat()
+        key = f"{path.resolve()}\0{info.st_size}\0{info.st_mtime_ns}".encode("utf-8", "surrogateescape")
+        cache = _cache_directory()
+        cache.mkdir(parents=True, exist_ok=True)
+        target = cache / f"{hashlib.sha256(key).hexdigest()[:32]}.raw"
+        if target.exists():
+            return target
+        handle, name = tempfile.mkstemp(suffix=".partial", dir=cache)
+        os.close(handle)
+        partial = Path(name)
+    except OSError as e:
+        raise BadInput(f"cannot convert {path}: {e}") from None
+    command = [tool, "convert", "-f", "qcow2", "-O", "raw", "--", str(path.resolve()), name]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_CONVERT_TIMEOUT, check=False
+        )
+        if done.returncode:
+            reason = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            raise BadInput(f"qemu-img cannot convert {path}: {reason[-1] if reason else 'no reason given'}")
+        partial.replace(target)
+    except (OSError, subprocess.TimeoutExpired) as e:
+        raise BadInput(f"cannot convert {path}: {e}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _cache_directory() -> Path:
+    """Where converted images are kept (XDG Base Directory Specification)."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "tt" / "images"
+
+
+def _find_volumes(stream: BinaryIO, size: int) -> list[Volume]:
+    """List what can hold a file system: the whole disk if it does, else its partitions."""
+    whole = filesystems.probe(_window(stream, 0, size))
+    if whole is not None:
+        return [Volume(0, 0, size, whole)]
+    parts = _gpt(stream, size) or _mbr(stream, size)
+    volumes = []
+    for number, offset, length in parts:
+        length = min(length, size - offset)
+        if offset > 0 and length > 0:
+            kind = filesystems.probe(_window(stream, offset, length))
+            volumes.append(Volume(number, offset, length, kind or ""))
+    return volumes
+
+
+def _window(stream: BinaryIO, offset: int, size: int) -> BinaryIO:
+    return Window(stream, offset, size)  # type: ignore[return-value]
+
+
+def _read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
+    stream.seek(offset)
+    return stream.read(size)
+
+
+Part = tuple[int, int, int]
+"""`(number, offset, size)`, in bytes."""
+
+
+def _mbr(stream: BinaryIO, size: int) -> list[Part]:
+    """Read a DOS partition table, with logical partitions numbered from 5."""
+    sector = _read_at(stream, 0, SECTOR)
+    parts: list[Part] = []
+    extended: list[int] = []
+    for i, (kind, start, count) in enumerate(_mbr_entries(sector)):
+        if kind in _EXTENDED:
+            extended.append(start)
+        elif kind and count and kind != _GPT_PROTECTIVE:
+            parts.append((i + 1, start * SECTOR, count * SECTOR))
+    for base in extended[:1]:
+        parts += _logical(stream, base, size)
+    return parts
+
+
+def _logical(stream: BinaryIO, base: int, size: int) -> list[Part]:
+    """Follow the chain of extended boot records; a chain that goes back to one it had ends there."""
+    parts: list[Part] = []
+    seen: set[int] = set()
+    at = base
+    while at not in seen and len(seen) < _MAX_LOGICAL and at * SECTOR < size:
+        seen.add(at)
+        entries = _mbr_entries(_read_at(stream, at * SECTOR, SECTOR))
+        following = None
+        for kind, start, count in entries[:2]:
+            if kind in _EXTENDED:
+                following = base + start
+            elif kind and count:
+                parts.append((5 + len(parts), (at + start) * SECTOR, count * SECTOR))
+        if following is None:
+            break
+        at = following
+    return parts
+
+
+def _mbr_entries(sector: bytes) -> list[tuple[int, int, int]]:
+    """Return the four `(type, first sector, sectors)` of a boot record; none without its signature."""
+    if len(sector) < SECTOR or sector[510:512] != b"\x55\xaa":
+        return []
+    raw = [sector[446 + 16 * i : 462 + 16 * i] for i in range(4)]
+    return [(entry[4], *struct.unpack_from("<II", entry, 8)) for entry in raw]
+
+
+def _gpt(stream: BinaryIO, size: int) -> list[Part]:
+    """Read a GUID partition table (UEFI 2.10, section 5.3), for sectors of 512 or 4096 bytes.
+
+    A wrong checksum is no reason to give up, since a table that makes sense is
+    worth trying; the backup at the end of the disk is used where the first
+    header is missing.
+    """
+    for sector in (512, 4096):
+        for at in (sector, size // sector * sector - sector):
+            header = _read_at(stream, max(at, 0), 92)
+            if len(header) == 92 and header.startswith(b"EFI PART"):
+                parts = _gpt_entries(stream, header, sector)
+                if parts:
+                    return parts
+    return []
+
+
+def _gpt_entries(stream: BinaryIO, header: bytes, sector: int) -> list[Part]:
+    table, count, entry_size = struct.unpack_from("<QII", header, 72)
+    if not 128 <= entry_size <= 4096:
+        return []
+    data = _read_at(stream, table * sector, min(count, _MAX_GPT_ENTRIES) * entry_size)
+    parts: list[Part] = []
+    for i in range(len(data) // entry_size):
+        entry = data[i * entry_size : (i + 1) * entry_size]
+        first, last = struct.unpack_from("<QQ", entry, 32)
+        if any(entry[:16]) and first <= last:
+            parts.append((i + 1, first * sector, (last - first + 1) * sector))
+    return parts

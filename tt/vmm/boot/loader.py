@@ -1,0 +1,179 @@
+"""From what the user names to a plan: disk images and kernels, told apart by their contents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tt.errors import BadInput
+from tt.vmm.boot import bootconfig, elf, images, linux, multiboot
+from tt.vmm.boot.plan import BootPlan
+
+PC_CMDLINE = (
+    "console=ttyS0",
+    "nolapic",
+    "noapic",
+    "acpi=off",
+    "pci=conf1",
+    "nokaslr",
+    "tsc=reliable",
+    "lpj=1000000",
+    "no_timer_check",
+    "reboot=k,t",
+)
+"""What the pc machine tells every Linux guest: no APIC, no ACPI, and no clocks to measure."""
+
+# Options that add up: another of the same name does not stand in for ours.
+_CUMULATIVE = ("console", "pci")
+
+_SNIFF = 64 << 10
+
+
+def plan_boot(
+    guest: Path | None,
+    *,
+    mem_bytes: int,
+    kernel: Path | None = None,
+    initrd: Path | None = None,
+    append: str = "",
+) -> BootPlan:
+    """Plan the boot of `guest`: a disk image, or a bzImage, vmlinux or Multiboot kernel.
+
+    `kernel` and `initrd` are host files that replace what the guest brings,
+    `append` is added to the command line; `mem_bytes` is the size of RAM.  With
+    `kernel`, `guest` may be None.  An image's own kernel and initrd belong
+    together, so `kernel` alone drops the image's initrd.  Raises `BadInput`
+    for anything that is missing, damaged, or does not fit.
+    """
+    notes: list[str] = []
+    cmdline = ""
+    kernel_bytes = initrd_bytes = None
+    if kernel is not None:
+        kernel_bytes = _read(kernel, bootconfig.MAX_KERNEL)
+        if guest is not None and _kind(kernel_bytes) != multiboot.KIND:
+            cmdline = f"root=/dev/{bootconfig.root_volume(images.open_image(guest))} rw"
+    elif guest is None:
+        raise BadInput("nothing to boot: give a disk image or --kernel")
+    elif _kind_of_file(guest) is not None:
+        kernel_bytes = _read(guest, bootconfig.MAX_KERNEL)
+    else:
+        entry = bootconfig.find_boot_entry(images.open_image(guest))
+        kernel_bytes, initrd_bytes, cmdline = entry.kernel, entry.initrd, entry.cmdline
+        notes.append(f"boots {entry.description}")
+        if _kind(kernel_bytes) is None:
+            raise BadInput(f"{entry.kernel_path} in {guest} is no kernel tt can boot: give --kernel")
+    if initrd is not None:
+        initrd_bytes = _read(initrd, bootconfig.MAX_INITRD)
+    kind = _kind(kernel_bytes)
+    if kind is None:
+        raise BadInput(f"{kernel or guest} is no kernel: tt boots bzImage, ELF and Multiboot")
+    if kind == multiboot.KIND:
+        cmdline = " ".join(part for part in (cmdline, append) if part)
+    else:
+        cmdline = with_pc_defaults(cmdline, append)
+    plan = plan_boot_from_parts(kind, kernel_bytes, initrd_bytes, cmdline, mem_bytes)
+    plan.description[:0] = notes
+    return plan
+
+
+def plan_boot_from_parts(
+    kind: str, kernel: bytes, initrd: bytes | None, cmdline: str, mem_bytes: int
+) -> BootPlan:
+    """Make a plan from what a trace keeps of it; a pure function of its arguments.
+
+    `kind` and the parts are those of an earlier `BootPlan`.  Raises `BadInput`
+    for an unknown `kind`, and as the loaders of each kind do.
+    """
+    planners = {
+        linux.BZIMAGE: linux.plan_bzimage,
+        linux.ELF: linux.plan_elf,
+        multiboot.KIND: multiboot.plan_multiboot,
+    }
+    if kind not in planners:
+        raise BadInput(f"unknown kind of kernel {kind!r}: the trace is damaged, or from a newer tt")
+    return planners[kind](kernel, initrd, cmdline, mem_bytes)
+
+
+def with_pc_defaults(cmdline: str, append: str = "") -> str:
+    """Return a Linux command line with the options that the pc machine needs.
+
+    What `cmdline` (the image's) and `append` (the user's) already give is left
+    alone.  Later options win in Linux, so the order is: image, machine, user.
+    Everything behind ` -- ` goes to init and stays last.
+    """
+    options, init = _split_init(cmdline)
+    extra, extra_init = _split_init(append)
+    given = [*options, *extra]
+    missing = [option for option in PC_CMDLINE if not _is_given(option, given)]
+    words = [*options, *missing, *extra]
+    if init or extra_init:
+        words += ["--", *init, *extra_init]
+    return " ".join(words)
+
+
+def _is_given(option: str, given: list[str]) -> bool:
+    name, _, value = option.partition("=")
+    for word in given:
+        other, _, other_value = word.partition("=")
+        if other.replace("-", "_") != name.replace("-", "_"):
+            continue
+        if name not in _CUMULATIVE or value in other_value.split(","):
+            return True
+    return False
+
+
+def _split_init(cmdline: str) -> tuple[list[str], list[str]]:
+    """Split a command line into words, those for the kernel and those for init; double quotes hold spaces."""
+    words = [""]
+    quoted = False
+    for c in cmdline:
+        quoted ^= c == '"'
+        if c.isspace() and not quoted:
+            words.append("")
+        else:
+            words[-1] += c
+    words = [word for word in words if word]
+    if "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
+def _kind(data: bytes) -> str | None:
+    if linux.is_bzimage(data):
+        return linux.BZIMAGE
+    if multiboot.find_header(data) is not None:
+        return multiboot.KIND
+    if data[:4] == elf.MAGIC:
+        return linux.ELF
+    return None
+
+
+def _kind_of_file(path: Path) -> str | None:
+    """Tell what kernel a host file is by its beginning; None for what may be a disk image."""
+    head = _read_head(path)
+    kind = _kind(head)
+    # The boot code of a disk could hold the Multiboot numbers; a partition table or file system decides.
+    if kind == multiboot.KIND and head[510:512] == b"\x55\xaa" and not head.startswith(elf.MAGIC):
+        return None
+    return kind
+
+
+def _read_head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as f:
+            return f.read(_SNIFF)
+    except OSError as e:
+        raise BadInput(f"cannot read {path}: {e.strerror or e}") from None
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as f:
+            data = f.read(limit + 1)
+    except OSError as e:
+        raise BadInput(f"cannot read {path}: {e.strerror or e}") from None
+    if len(data) > limit:
+        raise BadInput(f"{path} is larger than {limit >> 20} MB: is it a disk image?")
+    if not data:
+        raise BadInput(f"{path} is empty")
+    return data

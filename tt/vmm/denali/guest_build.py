@@ -1,0 +1,110 @@
+"""Compile Denali guests with the C kit in `guests/denali`.
+
+Used by `setup.py` when the package is built, and by `tt guest build denali`;
+it needs nothing but gcc and the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tt.errors import TTError
+
+KIT = ("denali.h", "denali.c", "start.S", "denali.ld")
+"""The kit: every guest is compiled against the first, and linked with the rest."""
+
+DEMO = "demo.c"
+
+# No SSE and no red zone: an upcall may come between any two instructions and
+# saves neither.  No loop patterns: memcpy must not become a call of memcpy.
+COMPILE_FLAGS = [
+    *("-std=c11", "-O2", "-g", "-Wall", "-Wextra"),
+    *("-ffreestanding", "-fno-stack-protector", "-fcf-protection=none", "-fno-tree-loop-distribute-patterns"),
+    *("-mno-red-zone", "-mgeneral-regs-only", "-mcmodel=small", "-fno-pic"),
+    *("-fno-asynchronous-unwind-tables", "-fno-ident", "-gno-record-gcc-switches"),
+]
+LINK_FLAGS = [
+    *("-nostdlib", "-static", "-no-pie"),
+    *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,max-page-size=4096"),
+]
+
+_TIMEOUT_S = 120
+
+
+def build_guest(source_files: Sequence[Path], output: Path, *, kit: Path, cc: str = "gcc") -> None:
+    """Compile `source_files` (C or assembly) with the kit in folder `kit` into the ELF file `output`.
+
+    The same sources and compiler give the same bytes wherever they lie: no
+    build id, no time, no path of the host.  Raises `TTError` when there is no
+    compiler or the sources do not compile.
+    """
+    program = shutil.which(cc)
+    if program is None:
+        raise TTError(
+            f"cannot build {output}: no C compiler {cc!r} found: install gcc and binutils for x86-64"
+        )
+    with tempfile.TemporaryDirectory(prefix="tt-guest-") as folder:
+        work = Path(folder)
+        sources = [kit / name for name in KIT] + [Path(s) for s in source_files]
+        for source in sources:
+            _copy(source, work / source.name, output)
+        compiled = [s.name for s in sources if s.suffix in (".c", ".S")]
+        objects = []
+        for number, name in enumerate(compiled):
+            objects.append(f"{number}.o")
+            prefix_map = f"-ffile-prefix-map={work.resolve()}=."
+            _run([program, *COMPILE_FLAGS, prefix_map, "-c", name, "-o", objects[-1]], work, output)
+        _run([program, *LINK_FLAGS, "-Wl,-T,denali.ld", *objects, "-o", "guest.elf"], work, output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # Into place in one step: a reader never sees half a guest.
+        partial = output.with_name(output.name + ".partial")
+        shutil.copyfile(work / "guest.elf", partial)
+        partial.replace(output)
+
+
+def build_kit(kit: Path, folder: Path, *, cc: str = "gcc") -> Path:
+    """Copy the kit and the demo's source into `folder` and build `demo.elf` there; return its path.
+
+    The copy is a start for guests of one's own: `build_guest([...], out, kit=folder)`.
+    """
+    output = folder / "demo.elf"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*KIT, DEMO):
+        _copy(kit / name, folder / name, output)
+    build_guest([folder / DEMO], output, kit=folder, cc=cc)
+    return output
+
+
+def _copy(source: Path, target: Path, output: Path) -> None:
+    try:
+        if not (target.exists() and source.samefile(target)):
+            shutil.copyfile(source, target)
+    except OSError as e:
+        raise TTError(f"cannot build {output}: {source}: {e.strerror or e}") from None
+
+
+def _run(command: list[str], folder: Path, output: Path) -> None:
+    environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TMPDIR": str(folder)}
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as e:
+        raise TTError(f"cannot build {output}: {e}") from None
+    if done.returncode:
+        lines = [
+            line for line in done.stderr.splitlines() if "error" in line.lower()
+        ] or done.stderr.splitlines()
+        raise TTError(f"cannot build {output}: {lines[0] if lines else f'{command[0]} failed'}")

@@ -1,0 +1,152 @@
+"""Virtqueues in guest memory, as of virtio 0.9.5, read with suspicion.
+
+Source: Virtio PCI Card Specification 0.9.5, section 2.3 ("Virtqueue
+configuration") and 2.4.
+
+    pfn * 4096: descriptors   num x { u64 addr, u32 len, u16 flags, u16 next }
+                available     u16 flags, u16 idx, u16 ring[num], u16 used_event
+    next page:  used          u16 flags, u16 idx, num x { u32 id, u32 len }
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from tt.vmm.devices.device import U16, U32
+from tt.vmm.memory import Memory
+
+PAGE = 4096
+_DESCRIPTOR = struct.Struct("<QIHH")
+_U16 = struct.Struct("<H")
+_USED = struct.Struct("<II")
+_NEXT, _WRITE, _INDIRECT = 1, 2, 4
+_NO_INTERRUPT = 1
+
+
+class BrokenRing(Exception):
+    """The guest's ring makes no sense; the device that meets it stops until it is reset."""
+
+
+@dataclass(slots=True)
+class QueueState:
+    """Where one queue lies and how far the device has come in it."""
+
+    pfn: U32 = 0  # page of guest memory, 0 while the queue is not set up
+    taken: U16 = 0  # chains taken from the available ring, modulo 2**16
+    used: U16 = 0  # chains put into the used ring, modulo 2**16
+
+
+class Chain:
+    """One descriptor chain: buffers the device reads, then buffers it writes.
+
+    Buffers are (addr, size) in guest-physical memory.
+    """
+
+    __slots__ = ("head", "readable", "writable", "_memory")
+
+    def __init__(self, memory: Memory, head: int) -> None:
+        self.head = head
+        self.readable: list[tuple[int, int]] = []
+        self.writable: list[tuple[int, int]] = []
+        self._memory = memory
+
+    @property
+    def writable_size(self) -> int:
+        """Bytes that fit the writable buffers."""
+        return sum(size for _, size in self.writable)
+
+    def read(self) -> bytes:
+        """Return what the readable buffers hold; raises `IndexError` outside RAM."""
+        return b"".join([self._memory.read(addr, size) for addr, size in self.readable])
+
+    def write(self, at: int, data: bytes) -> None:
+        """Store `data` from byte `at` of the writable buffers on; raises `IndexError` outside RAM."""
+        for addr, size in self.writable:
+            if at >= size:
+                at -= size
+                continue
+            piece, data = data[: size - at], data[size - at :]
+            self._memory.write(addr + at, piece)
+            if not data:
+                return
+            at = 0
+
+
+class Virtqueue:
+    """One queue of `num` entries (a power of two)."""
+
+    def __init__(self, memory: Memory, num: int) -> None:
+        self.num = num
+        self.state = QueueState()
+        self._memory = memory
+
+    def reset(self, pfn: int = 0) -> None:
+        """Set the queue up at page `pfn`, empty; 0 takes it down."""
+        self.state = QueueState(pfn)
+
+    def take(self) -> Chain | None:
+        """Return the next available chain, or None when there is no more.
+
+        Raises `BrokenRing` for a ring that makes no sense and `IndexError` for
+        one outside RAM.
+        """
+        s = self.state
+        if not s.pfn:
+            return None
+        waiting = (self._u16(self._available + 2) - s.taken) & 0xFFFF
+        if not waiting:
+            return None
+        if waiting > self.num:
+            raise BrokenRing(f"{waiting} chains in a ring of {self.num}")
+        head = self._u16(self._available + 4 + s.taken % self.num * 2)
+        s.taken = (s.taken + 1) & 0xFFFF
+        return self._walk(head)
+
+    def put(self, chain: Chain, written: int) -> None:
+        """Give `chain` back with `written` bytes in its writable buffers; raises `IndexError`."""
+        s = self.state
+        self._memory.write(self._used + 4 + s.used % self.num * 8, _USED.pack(chain.head, written))
+        s.used = (s.used + 1) & 0xFFFF
+        self._memory.write(self._used + 2, _U16.pack(s.used))
+
+    def wants_interrupt(self) -> bool:
+        """Return whether the guest wants to hear of used chains; raises `IndexError`."""
+        return not self._u16(self._available) & _NO_INTERRUPT
+
+    @property
+    def _available(self) -> int:
+        return self.state.pfn * PAGE + self.num * _DESCRIPTOR.size
+
+    @property
+    def _used(self) -> int:
+        end = self._available + 6 + 2 * self.num
+        return -(-end // PAGE) * PAGE
+
+    def _u16(self, addr: int) -> int:
+        return int.from_bytes(self._memory.read(addr, 2), "little")
+
+    def _walk(self, head: int) -> Chain:
+        memory, table = self._memory, self.state.pfn * PAGE
+        chain = Chain(memory, head)
+        index, total = head, 0
+        for _ in range(self.num):
+            if index >= self.num:
+                raise BrokenRing(f"descriptor {index} in a table of {self.num}")
+            raw = memory.read(table + index * _DESCRIPTOR.size, _DESCRIPTOR.size)
+            addr, size, flags, following = _DESCRIPTOR.unpack(raw)
+            if flags & _INDIRECT:
+                raise BrokenRing("an indirect descriptor, which was not offered")
+            if flags & _WRITE:
+                chain.writable.append((addr, size))
+            elif chain.writable:
+                raise BrokenRing("a readable buffer after a writable one")
+            else:
+                chain.readable.append((addr, size))
+            total += size
+            if total > memory.size or addr + size > memory.size:
+                raise BrokenRing("buffers larger than memory, or outside it")
+            if not flags & _NEXT:
+                return chain
+            index = following
+        raise BrokenRing("a chain with a loop in it")

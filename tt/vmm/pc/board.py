@@ -1,0 +1,226 @@
+"""The board of the pc machine: which devices it has and how they are wired.
+
+    IRQ 0 timer    2 cascade    4 COM1    8 clock    10, 11 PCI INTA#, by slot
+    PCI slot 0 host bridge, 1... disks in order, then the entropy source
+
+Ports nobody claims read all ones and ignore writes; so do the keyboard
+controller's, but for its reset command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tt.errors import BadInput, UsageError
+from tt.events import Kind
+from tt.vmm.clock import Clock
+from tt.vmm.devices import virtio_blk, virtio_pci, virtio_rng
+from tt.vmm.devices.cmos import Cmos
+from tt.vmm.devices.device import Registers, Stateful
+from tt.vmm.devices.pci import SLOTS, PciBus, PciFunction, host_bridge
+from tt.vmm.devices.pic8259 import Pic8259
+from tt.vmm.devices.pit8254 import Pit8254
+from tt.vmm.devices.port61 import Port61
+from tt.vmm.devices.reset import KeyboardReset, ResetControl
+from tt.vmm.devices.uart16550 import Uart16550
+from tt.vmm.disk import Disk
+from tt.vmm.line import Line
+from tt.vmm.memory import Memory
+from tt.vmm.nondeterminism import Door
+from tt.vmm.router import Message, RoutedDisk, Router
+
+MAX_DISKS = SLOTS - 2
+_PCI_IRQS = (10, 11)
+_BAR_BASE = 0xC000
+
+_Read = Callable[[int, int], int]
+_Write = Callable[[int, int, int], None]
+# (read, write, offset in the device, widest access the device takes at once)
+_Port = tuple[_Read, _Write, int, int]
+
+
+class Board:
+    """Everything of a PC below the CPU.
+
+    `entropy(size)` returns random bytes, `epoch` (seconds since 1970) is the
+    wall clock at power-on, `on_intr(level)` drives the CPU's INTR pin,
+    `on_power(reason)` ends the machine.  With `host_clock` (ns since 1970) the
+    wall clock is the host's.  The disks' writes and flushes are told to the
+    door here, as unit 0, 1, ... in the order of `disks`; `router` lets one
+    interpose on the devices "disk0", "disk1", ... and "console0".
+
+    Raises `UsageError` for more disks than there are slots.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        door: Door,
+        memory: Memory,
+        disks: list[Disk],
+        entropy: Callable[[int], bytes],
+        epoch: int,
+        on_intr: Callable[[bool], None],
+        on_power: Callable[[str], None],
+        host_clock: Callable[[], int] | None = None,
+    ) -> None:
+        if len(disks) > MAX_DISKS:
+            raise UsageError(f"{len(disks)} disks are too many: the machine has room for {MAX_DISKS}")
+        self.router = Router()
+        self.devices: dict[str, Stateful] = {}
+        self._door = door
+        self._on_intr = on_intr
+        self._intr = Line(on_intr)
+        self._fixed: dict[int, _Port] = {}
+        self._ports: dict[int, _Port] = {}
+
+        self.pic = Pic8259(self._intr)
+        self.acknowledge = self.pic.acknowledge
+        self.pit = Pit8254(clock, door, self.pic.line(0))
+        self.cmos = Cmos(clock, door, self.pic.line(8), epoch, host_clock)
+        self.port61 = Port61(clock, self.pit)
+        self.com1 = Uart16550("com1", clock, door, self.pic.line(4), self._console("console0", unit=0))
+        self.reset = ResetControl(on_power)
+        self.pci = PciBus([self.pic.line(irq) for irq in _PCI_IRQS], self._remap)
+        for device in (self.pic, self.pit, self.cmos, self.port61, self.com1, self.reset, self.pci):
+            self._own(device)
+
+        self._claim(0x20, 2, self.pic.master)
+        self._claim(0xA0, 2, self.pic.slave)
+        self._claim(0x4D0, 2, self.pic.elcr)
+        self._claim(0x40, 4, self.pit)
+        self._claim(0x61, 1, self.port61)
+        self._claim(0x64, 1, KeyboardReset(on_power))
+        self._claim(0x70, 2, self.cmos)
+        self._claim(0x3F8, 8, self.com1)
+        self._claim(0xCF8, 8, self.pci, width=4)
+        self._claim(0xCF9, 1, self.reset)
+
+        self.pci.add(0, host_bridge())
+        for index, disk in enumerate(disks):
+            routed = self._route(f"disk{index}", disk, unit=index)
+            backend = virtio_blk.VirtioBlk(routed, f"tt-disk{index}")
+            self._plug(1 + index, f"virtio-blk{index}", memory, backend, virtio_blk.PCI_CLASS)
+        rng = virtio_rng.VirtioRng(door, entropy)
+        self._plug(1 + len(disks), "virtio-rng", memory, rng, virtio_rng.PCI_CLASS)
+        for irq in _PCI_IRQS:  # firmware makes the PCI interrupts level-triggered
+            self.pic.elcr.write(1, 1, self.pic.elcr.read(1, 1) | 1 << (irq - 8))
+
+    def read(self, port: int, size: int) -> int:
+        """Return what the guest reads: `size` bytes (1, 2 or 4) from `port`."""
+        entry = self._ports.get(port)
+        if entry is not None and size <= entry[3]:
+            return entry[0](entry[2], size)
+        if size == 1:
+            return 0xFF
+        # Wider than what is there: the bus splits the access, byte by byte upwards.
+        return sum(self.read(port + i & 0xFFFF, 1) << 8 * i for i in range(size))
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """Store `size` bytes (1, 2 or 4) at `port`."""
+        entry = self._ports.get(port)
+        if entry is not None and size <= entry[3]:
+            entry[1](entry[2], size, value)
+        elif size > 1:
+            for i in range(size):
+                self.write(port + i & 0xFFFF, 1, value >> 8 * i & 0xFF)
+
+    def console_input(self, unit: int, data: bytes) -> None:
+        """Type `data` into console `unit`; consoles that are not there ignore it."""
+        if unit == 0:
+            self.com1.receive(data)
+
+    @property
+    def intr(self) -> bool:
+        """Return the level of the CPU's INTR pin."""
+        return self._intr.level
+
+    @property
+    def wants_input(self) -> bool:
+        """Whether the guest waits for console input and has read all there was."""
+        return self.com1.wants_input
+
+    def save(self) -> dict[str, Any]:
+        """Return the state of every device as plain data; the clock is saved by its owner."""
+        return {name: device.save() for name, device in self.devices.items()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put a saved state back and tell the CPU the level of INTR.
+
+        The clock is loaded by its owner.  Raises `BadInput` when the state is
+        not that of a board with the same devices.
+        """
+        if set(state) != set(self.devices):
+            odd = ", ".join(sorted(set(state) ^ set(self.devices)))
+            raise BadInput(f"saved state is of another machine: devices differ ({odd})")
+        for name, device in self.devices.items():
+            device.load(state[name])
+        self._on_intr(self._intr.level)
+
+    # Building.
+
+    def _own(self, device: Stateful) -> None:
+        self.devices[device.name] = device
+
+    def _claim(self, base: int, count: int, registers: Registers, width: int = 1) -> None:
+        for offset in range(count):
+            self._fixed[base + offset] = (registers.read, registers.write, offset, width)
+
+    def _plug(
+        self, slot: int, name: str, memory: Memory, backend: virtio_pci.Backend, class_code: int
+    ) -> None:
+        device = virtio_pci.VirtioPci(name, memory, self.pci.interrupt(slot), backend)
+        self._own(device)
+        function = PciFunction(
+            name,
+            virtio_pci.VENDOR,
+            backend.pci_device,
+            class_code,
+            subsystem_vendor=virtio_pci.VENDOR,
+            subsystem=backend.device_type,
+            registers=device,
+            bar_size=virtio_pci.BAR_SIZE,
+            bar=_BAR_BASE + slot * virtio_pci.BAR_SIZE,
+            irq=_PCI_IRQS[slot % len(_PCI_IRQS)],
+        )
+        self.pci.add(slot, function)
+
+    def _remap(self) -> None:
+        # Where things overlap, the fixed ports win, and then the lower slot.
+        ports: dict[int, _Port] = {}
+        for base, size, registers in reversed(self.pci.io_regions()):
+            for offset in range(size):
+                ports[base + offset] = (registers.read, registers.write, offset, 4)
+        ports.update(self._fixed)
+        self._ports = ports
+
+    def _console(self, device: str, unit: int) -> Callable[[bytes], object]:
+        note = self._door.note
+        send = self.router.send
+
+        kind = Kind.CONSOLE
+
+        def written(message: Message) -> bytes:
+            note(kind, unit, 0, message.data)
+            return b""
+
+        self.router.register(device, written)
+        return lambda data: send(Message(device, "consoleWrite", 0, 0, data))
+
+    def _route(self, device: str, disk: Disk, unit: int) -> RoutedDisk:
+        note = self._door.note
+
+        def serve(message: Message) -> bytes:
+            if message.operation == "diskRead":
+                return disk.read(message.lba, message.sectors)
+            if message.operation == "diskWrite":
+                disk.write(message.lba, message.data)
+                note(Kind.DISK_WRITE, unit, message.lba, message.data)
+            else:
+                disk.flush()
+                note(Kind.DISK_FLUSH, unit)
+            return b""
+
+        self.router.register(device, serve)
+        return RoutedDisk(self.router, device, disk.sectors)
