@@ -98,14 +98,15 @@ def menu(
     *,
     files: dict[str, str] | None = None,
     entries: list[Target] | None = None,
-    environment: dict[str, str] | None = None,
+    environment: str = "",
 ) -> list[Target]:
-    files = files or {}
+    files = dict(files or {})
+    if environment:
+        files["/boot/grub/grubenv"] = environment
     grub = GrubMenu(
         read=files.get,
         exists=lambda path: path in files,
         entries=lambda: entries or [],
-        environment=environment or {},
     )
     return grub.targets(text, "/boot/grub")
 
@@ -158,12 +159,10 @@ def test_all_entries_follow_the_default() -> None:
 
 
 def test_saved_default_and_next_entry() -> None:
-    environment = {"saved_entry": "1>1"}
-    files = {"/boot/grub/grubenv": ""}
-    assert "single" in debian("${saved_entry}", files=files, environment=environment).cmdline
-    assert "single" in debian("saved", environment=environment).cmdline
-    assert "single" not in debian("${saved_entry}", environment=environment).cmdline  # no grubenv, no load_env
-    assert "single" in debian(files=files, environment={"next_entry": "1>1"}).cmdline
+    assert "single" in debian("${saved_entry}", environment="saved_entry=1>1").cmdline
+    assert "single" in debian("saved", environment="saved_entry=1>1").cmdline
+    assert "single" not in debian("${saved_entry}").cmdline  # there is no grubenv
+    assert "single" in debian(environment="next_entry=1>1").cmdline
 
 
 def test_fallback() -> None:
@@ -272,9 +271,9 @@ def test_multiboot_entries() -> None:
 
 
 def test_environment_block() -> None:
-    block = b"# GRUB Environment Block\nsaved_entry=a b\nquoted=x\\\\y\n" + b"#" * 900
+    block = "# GRUB Environment Block\nsaved_entry=a b\nquoted=x\\\\y\n" + "#" * 900
     assert parse_grubenv(block) == {"saved_entry": "a b", "quoted": "x\\y"}
-    assert parse_grubenv(b"\xff\x00=") == {"\ufffd\0": ""}
+    assert parse_grubenv("\ufffd\0=") == {"\ufffd\0": ""}
 
 
 @pytest.mark.parametrize(

@@ -119,9 +119,9 @@ class _Finder:
                 read=partial(self._text_at, mounted),
                 exists=partial(self._exists, mounted),
                 entries=partial(self._bls_targets, mounted),
-                environment=self._grubenv(mounted, directory),
             )
-            for target in self._tried(path, partial(menu.targets, text, directory)):
+            prefix = f"({mounted.volume.name}){directory}"
+            for target in self._tried(path, partial(menu.targets, text, prefix)):
                 yield mounted, target, f"{path} on {mounted.volume.name}: {target.title!r}"
 
     def syslinux(self) -> Found:
@@ -257,16 +257,6 @@ class _Finder:
         at = self._locate(mounted, path)
         return self._text(*at) if at is not None else None
 
-    def _grubenv(self, mounted: _Mounted, directory: str) -> dict[str, str]:
-        path = f"{directory}/grubenv"
-        if not self._is_file(mounted, path):
-            return {}
-        try:
-            return parse_grubenv(mounted.fs.read(path, _MAX_CONFIG))
-        except BadInput as e:
-            self._note(str(e))
-            return {}
-
     def _locate(self, mounted: _Mounted, path: str) -> tuple[_Mounted, str] | None:
         """Find a file that a configuration names: on the device it gives, its own volume, or any other."""
         match = re.match(r"\(([^)]*)\)(.*)", path, re.DOTALL)
@@ -289,6 +279,8 @@ class _Finder:
             return mounted.fs.label == value
         if kind == "FILE":
             return self._is_file(mounted, value)
+        if device == mounted.volume.name:
+            return True
         number = re.fullmatch(r"hd0(?:,(?:msdos|gpt)?(\d+))?", device)
         return number is not None and int(number[1] or 0) == mounted.volume.number
 
@@ -337,7 +329,9 @@ class _Finder:
         if match:
             return match[1].removesuffix(".conf")
         for grub in _GRUB_DIRECTORIES:
-            saved = self._grubenv(mounted, grub).get("saved_entry", "")
+            path = f"{grub}/grubenv"
+            text = self._text(mounted, path) if self._is_file(mounted, path) else None
+            saved = parse_grubenv(text or "").get("saved_entry", "")
             if saved:
                 return saved
         return ""

@@ -42,20 +42,19 @@ class GrubMenu:
 
     `read(path)` returns a file's text or None, `exists(path)` tells whether
     there is one, `entries()` lists the Boot Loader Specification entries that
-    `blscfg` would show, `environment` is the saved environment block.
+    `blscfg` would show.
     """
 
     read: Callable[[str], str | None]
     exists: Callable[[str], bool]
     entries: Callable[[], Iterable[Target]]
-    environment: dict[str, str]
 
     def targets(self, text: str, prefix: str) -> list[Target]:
         """Run the configuration in `text` and return what it boots, the default first.
 
         Behind the default come the fallback and all others in menu order, for
         when the default is no Linux kernel.  `prefix` is the directory of the
-        configuration.  Raises `BadInput` when the text makes no sense.
+        configuration, with its device.  Raises `BadInput` when the text makes no sense.
         """
         run = _Run(self, prefix)
         try:
@@ -65,10 +64,9 @@ class GrubMenu:
         return run.in_order()
 
 
-def parse_grubenv(data: bytes) -> dict[str, str]:
+def parse_grubenv(text: str) -> dict[str, str]:
     """Read an environment block (GRUB manual, "The GRUB environment block")."""
     pairs: dict[str, str] = {}
-    text = data[:65536].decode("utf-8", "replace")
     for line in re.sub(r"\\\n", "", text).splitlines():
         name, equals, value = line.partition("=")
         if equals and not line.startswith("#"):
@@ -105,7 +103,7 @@ class _Run:
         order: list[_Entry] = []
         default = self._variables.get("default", "0")
         if default == "saved":
-            default = self._menu.environment.get("saved_entry", "0")
+            default = self._saved_environment().get("saved_entry", "0")
         top = self._entries
         for choice in (default, self._variables.get("fallback", "")):
             found = self._choose(top, choice.strip())
@@ -289,9 +287,13 @@ class _Run:
         return True
 
     def _do_load_env(self, args: list[str]) -> bool:
-        for key, value in self._menu.environment.items():
+        for key, value in self._saved_environment().items():
             self._assign(key, value)
         return True
+
+    def _saved_environment(self) -> dict[str, str]:
+        text = self._menu.read(self._located(self._variables.get("prefix", "") + "/grubenv"))
+        return parse_grubenv(text) if text is not None else {}
 
     def _do_search(self, args: list[str]) -> bool:
         """Set a variable to what was searched for, as a device: the finder knows the volumes."""

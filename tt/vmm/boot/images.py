@@ -89,7 +89,9 @@ class Window(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytes:
-        left = max(self._size - self._position, 0)
+        left = self._size - self._position
+        if left <= 0:
+            return b""  # a mapped file raises when it is sought past its end
         size = left if size is None or size < 0 else min(size, left)
         self._stream.seek(self._offset + self._position)
         data = self._stream.read(size)
@@ -217,9 +219,10 @@ def _cache_directory() -> Path:
     return (base if base.is_absolute() else Path.home() / ".cache") / "tt" / "images"
 
 
-def _find_volumes(stream: BinaryIO, size: int) -> list[Volume]:
+def _find_volumes(disk: BinaryIO, size: int) -> list[Volume]:
     """List what can hold a file system: the whole disk if it does, else its partitions."""
-    whole = filesystems.probe(_window(stream, 0, size))
+    stream = _window(disk, 0, size)
+    whole = filesystems.probe(stream)
     if whole is not None:
         return [Volume(0, 0, size, whole)]
     parts = _gpt(stream, size) or _mbr(stream, size)

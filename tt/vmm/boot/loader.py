@@ -177,3 +177,8 @@ def _read(path: Path, limit: int) -> bytes:
     if not data:
         raise BadInput(f"{path} is empty")
     return data
+
+
+def is_kernel(path: Path) -> bool:
+    """Return whether the file at `path` is a kernel itself, not a disk image; raises `BadInput` if unreadable."""
+    return _kind_of_file(path) is not None

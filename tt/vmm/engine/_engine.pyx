@@ -391,6 +391,16 @@ cdef class Engine:
         values["idtr_base"] = self._segment(9).base
         return values
 
+    def register_checksum(self):
+        cdef uint64_t *regs = <uint64_t *>self.c.env
+        cdef uint64_t a = 0x9e3779b97f4a7c15
+        cdef int i
+        for i in range(17):
+            a = (a ^ regs[i]) * <uint64_t>0xff51afd7ed558ccd
+            a ^= a >> 32
+        a = (a ^ tt_flags(&self.c)) * <uint64_t>0xff51afd7ed558ccd
+        return (<uint32_t>(a >> 32)).to_bytes(4, "little")
+
     def segment(self, name):
         cdef CSegment *s = self._segment(_SEGMENTS.index(name))
         return s.selector, s.base, s.limit, s.flags

@@ -1,0 +1,186 @@
+"""Recording: a live machine on one side, a trace on the other."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tt.events import Event, Kind
+from tt.log import ConsoleCoalescer, TraceWriter
+from tt.vmm.config import MachineConfig, build_machine, open_disks
+from tt.vmm.engine import FOREVER
+from tt.vmm.live import LiveSource
+from tt.vmm.machine import Machine, Stop
+
+DIGEST_EVERY_TICKS = 250_000_000
+
+
+@dataclass
+class Recording:
+    """What came of a recording.
+
+    `reason` is why it ended, in words; `counts` how many events of each kind;
+    `host_s` how long it took.  `path` is None when nothing was written.
+    """
+
+    path: Path | None
+    end_tick: int
+    guest_ns: int
+    reason: str
+    counts: Counter[Kind] = field(default_factory=Counter)
+    digests: int = 0
+    host_s: float = 0.0
+
+
+class Recorder:
+    """The subscriber that writes down whatever passes the door."""
+
+    def __init__(self, machine: Machine, writer: TraceWriter) -> None:
+        self.counts: Counter[Kind] = Counter()
+        self.digests = 0
+        self._machine = machine
+        self._writer = writer
+        self._coalescer = ConsoleCoalescer()
+        machine.door.subscribe(self.see)
+
+    def see(self, event: Event) -> None:
+        """Log an event."""
+        if event.kind is Kind.IRQ:
+            # With each interrupt goes a checksum of the registers: a replay that
+            # strays is caught at the next interrupt, not at the next digest.
+            event = event._replace(data=self._machine.engine.register_checksum())
+        for whole in self._coalescer.add(event):
+            self.counts[whole.kind] += 1
+            self._writer.add(whole)
+
+    def digest(self) -> None:
+        """Log the digests of the parts of the machine's state now."""
+        self._writer.add_digest(self._machine.tick, state_digest(self._machine))
+        self.digests += 1
+
+    def commit(self) -> None:
+        """Make everything so far safe."""
+        tick = self._machine.tick
+        for event in self._coalescer.expire(tick):
+            self.counts[event.kind] += 1
+            self._writer.add(event)
+        self._writer.commit(tick)
+
+    def seal(self, reason: str, summary: dict[str, object]) -> None:
+        """Close the trace as complete."""
+        for event in self._coalescer.flush():
+            self.counts[event.kind] += 1
+            self._writer.add(event)
+        self._writer.seal(self._machine.tick, reason, summary)
+
+
+def state_digest(machine: Machine) -> bytes:
+    """Return the digests of CPU, RAM, board and disks, 16 bytes each: what traces hold and replays compare."""
+    return b"".join(machine.digest_parts().values())
+
+
+def record(
+    config: MachineConfig,
+    output: Path | None,
+    source: LiveSource | None = None,
+    *,
+    max_ticks: int = FOREVER,
+    timeout_s: float | None = None,
+    overwrite: bool = False,
+    embed: bool = False,
+    on_event: Callable[[Event], None] | None = None,
+    on_start: Callable[[Machine], None] | None = None,
+) -> Recording:
+    """Run the machine that `config` describes and write down everything that happens to it.
+
+    The recording ends when the guest ends, at `max_ticks`, after `timeout_s`
+    of host time, when the source says so, or when an idle guest can never wake.
+    With `embed`, the base images go into the trace too.  With `output` None the
+    same run is made and nothing written: what a recording is measured against.
+    `on_event` is told of every event as well.  Raises `TTError`s as the parts do.
+    """
+    source = source or LiveSource()
+    writer = None
+    begin = time.monotonic()
+    if output is not None:
+        writer = TraceWriter(output, meta_of(config), overwrite=overwrite)
+    try:
+        disks = open_disks(config, check=False)
+        machine = build_machine(config, disks, source)
+        source.now_ns = machine.clock.now
+        source.wants_input = lambda: machine.wants_input
+        recorder = None
+        if writer is not None:
+            for name, data in config.parts.items():
+                writer.add_file(name, data)
+            if embed:
+                for number, disk in enumerate(config.disks):
+                    if disk.path:
+                        with Path(disk.path).open("rb") as f:
+                            writer.add_file(f"disk{number}", f)
+            recorder = Recorder(machine, writer)
+        machine.door.subscribe(source.see)
+        if on_event is not None:
+            machine.door.subscribe(on_event)
+        if on_start is not None:
+            on_start(machine)
+        reason = _run(machine, source, recorder, max_ticks, None if timeout_s is None else begin + timeout_s)
+        result = Recording(output, machine.tick, machine.now_ns, reason, host_s=time.monotonic() - begin)
+        if recorder is not None:
+            if machine.ended is not None:
+                recorder.digest()
+            recorder.seal(
+                reason,
+                {
+                    "ended": machine.ended,
+                    "guest_ns": machine.now_ns,
+                    "host_s": round(time.monotonic() - begin, 3),
+                    "engine": machine.engine.statistics,
+                },
+            )
+            result.counts = recorder.counts
+            result.digests = recorder.digests
+        return result
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def meta_of(config: MachineConfig) -> dict[str, object]:
+    """Return what a trace says of its machine."""
+    return {"config": config.plain(), "machine": config.machine, "period_ns": config.period_ns}
+
+
+def _run(
+    machine: Machine, source: LiveSource, recorder: Recorder | None, max_ticks: int, deadline: float | None
+) -> str:
+    next_digest = DIGEST_EVERY_TICKS
+    while True:
+        stop = machine.run(min(max_ticks, next_digest))
+        if stop.reason == "tick":
+            if recorder is not None:
+                recorder.digest()
+            if stop.tick >= max_ticks:
+                return f"reached {max_ticks:,} ticks"
+            next_digest += DIGEST_EVERY_TICKS
+        elif stop.reason == "pause":
+            if recorder is not None:
+                recorder.commit()
+            source.breathed()
+            if source.script_done:
+                return "the input script is done"
+            if source.stop_requested:
+                return "stopped by the user"
+        else:
+            return _why(stop)
+        if deadline is not None and time.monotonic() >= deadline:
+            return "time is up"
+
+
+def _why(stop: Stop) -> str:
+    if stop.reason == "idle":
+        return "idle for ever: nothing can wake the guest"
+    return stop.detail

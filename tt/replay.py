@@ -1,0 +1,387 @@
+"""Replaying: the same machine, fed from the record and compared with it all the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tt.errors import BadInput, Divergence
+from tt.events import Event, Kind
+from tt.log import ConsoleCoalescer, Trace, contents_digest
+from tt.record import state_digest
+from tt.vmm.config import MachineConfig, build_machine, open_disks
+from tt.vmm.engine import FOREVER
+from tt.vmm.machine import Machine
+
+PARTS = ("cpu", "ram", "board", "disks")
+_ANSWERS = (Kind.ENTROPY, Kind.CLOCK)
+_INPUTS = (Kind.INPUT, Kind.WAKE)
+
+
+class TraceSource:
+    """Answers and inputs from a trace."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._answers = trace.events(kinds=_ANSWERS)
+        self._inputs = trace.events(kinds=_INPUTS)
+        self._next = next(self._inputs, None)
+
+    def answer(self, tick: int, kind: Kind, unit: int, live: Callable[[], bytes]) -> bytes:
+        """Return what was answered then."""
+        event = next(self._answers, None)
+        if event is None or (event.tick, event.kind, event.unit) != (tick, kind, unit):
+            recorded = "nothing more" if event is None else describe(event)
+            raise Divergence(
+                f"replay diverges at tick {tick:,}: the guest asks for {kind.name.lower()} (unit {unit}), "
+                f"the record has {recorded}"
+            )
+        return event.data
+
+    def next_input(self, tick: int) -> int | None:
+        """Return the tick of the next recorded input."""
+        return self._next.tick if self._next is not None and self._next.kind is Kind.INPUT else None
+
+    def take_inputs(self, tick: int) -> list[Event]:
+        """Return the inputs recorded at `tick`."""
+        inputs = []
+        while self._next is not None and self._next.kind is Kind.INPUT and self._next.tick <= tick:
+            inputs.append(self._next)
+            self._next = next(self._inputs, None)
+        return inputs
+
+    def idle(self, tick: int, most_ns: int | None) -> int | None:
+        """Let as much time pass as passed then."""
+        event = self._next
+        if event is None:
+            return most_ns  # past the end of the record
+        if event.kind is not Kind.WAKE or event.tick != tick:
+            raise Divergence(
+                f"replay diverges at tick {tick:,}: the guest idles, the record has {describe(event)}"
+            )
+        self._next = next(self._inputs, None)
+        return event.value
+
+    def skip_to(self, tick: int) -> None:
+        """Forget what was consumed by the time a replay first arrived at `tick`."""
+        while self._next is not None and self._next.tick < tick:
+            self._next = next(self._inputs, None)
+        self._answers = (event for event in self._answers if event.tick >= tick)
+
+    def wants_pause(self, tick: int) -> bool:
+        """Never."""
+        return False
+
+
+class Checker:
+    """The subscriber that compares whatever passes the door with the record."""
+
+    def __init__(self, machine: Machine, trace: Trace) -> None:
+        self.checked = 0
+        self._machine = machine
+        self._end_tick = trace.end_tick
+        self._expected = trace.numbered_events()
+        self._coalescer = ConsoleCoalescer()
+        machine.door.subscribe(self.see)
+
+    def see(self, event: Event) -> None:
+        """Compare an event; raises `Divergence`."""
+        if event.kind is Kind.IRQ:
+            event = event._replace(data=self._machine.engine.register_checksum())
+        elif event.kind is Kind.DISK_WRITE:
+            event = event._replace(data=contents_digest(event.data))
+        for whole in self._coalescer.add(event):
+            self._compare(whole)
+
+    def _compare(self, event: Event) -> None:
+        number, expected = next(self._expected, (self.checked, None))
+        if expected is None:
+            if event.tick < self._end_tick:
+                raise Divergence(
+                    f"replay diverges at tick {event.tick:,}: {describe(event)} happens, the record has nothing more"
+                )
+            return
+        if event != expected:
+            raise Divergence(
+                f"replay diverges at tick {min(event.tick, expected.tick):,}, event #{number}: "
+                f"recorded {describe(expected)}, replayed {describe(event)}{_difference(event, expected)}"
+            )
+        self.checked += 1
+
+
+def describe(event: Event) -> str:
+    """Return an event in words."""
+    data = event.data[:16].hex() + ("..." if len(event.data) > 16 else "")
+    return (
+        f"{event.kind.name.lower().replace('_', ' ')} at tick {event.tick:,} "
+        f"(unit {event.unit}, value {event.value:#x}{', data ' + data if data else ''})"
+    )
+
+
+def _difference(event: Event, expected: Event) -> str:
+    if event.kind is Kind.IRQ and event._replace(data=b"") == expected._replace(data=b""):
+        return ": the registers differ"
+    return ""
+
+
+class Replay:
+    """A machine that relives a trace, forward only, checking itself.
+
+    `bases` says where base images are now, by disk number.  Raises `BadInput`
+    when a base image is missing or has changed.
+    """
+
+    def __init__(self, trace: Trace, bases: dict[int, Path] | None = None, *, check_bases: bool = True) -> None:
+        self.trace = trace
+        self.config = config_of(trace)
+        disks = open_disks(self.config, bases or extract_embedded(trace, self.config), check=check_bases)
+        self.machine = build_machine(self.config, disks, TraceSource(trace))
+        self.checker = Checker(self.machine, trace)
+        self.digests_checked = 0
+        self._digests = trace.digests()
+        self._next_digest = next(self._digests, None)
+        self.last_good_tick = 0
+
+    @property
+    def tick(self) -> int:
+        """Where the replay is."""
+        return self.machine.tick
+
+    def run_to(self, tick: int) -> None:
+        """Run forward to `tick`, comparing every event and digest on the way; raises `Divergence`."""
+        while True:
+            digest = self._next_digest
+            target = tick
+            if digest is not None and digest[0] <= tick and not self._is_final(digest[0]):
+                target = digest[0]
+            stop = self.machine.run(target)
+            if stop.reason != "tick" and self.machine.tick < target:
+                raise Divergence(
+                    f"replay diverges at tick {stop.tick:,}: the machine stops "
+                    f"({stop.detail or stop.reason}), the record goes on to {target:,}"
+                )
+            if digest is not None and target == digest[0] and not self._is_final(digest[0]):
+                self._check_digest(*digest)
+            if self.machine.tick >= tick:
+                return
+
+    def finish(self) -> None:
+        """Run to the end of the record, and through its last events if the machine ended there."""
+        self.run_to(self.trace.end_tick)
+        ended = self.trace.summary.get("ended") if self.trace.sealed else None
+        if ended is None:
+            return
+        stop = self.machine.run(FOREVER if self.machine.ended else self.trace.end_tick + 1)
+        if stop.reason != "power" or stop.detail != ended:
+            raise Divergence(
+                f"replay diverges at tick {stop.tick:,}: the recording ended there ({ended}), "
+                f"the replay goes on ({stop.detail or stop.reason})"
+            )
+        if self._next_digest is not None:
+            self._check_digest(*self._next_digest)
+
+    def _is_final(self, tick: int) -> bool:
+        """Whether the digest at `tick` was taken after the machine had ended by itself."""
+        return tick == self.trace.end_tick and self.trace.sealed and bool(self.trace.summary.get("ended"))
+
+    def _check_digest(self, tick: int, recorded: bytes) -> None:
+        found = state_digest(self.machine)
+        if found != recorded:
+            parts = [
+                name
+                for i, name in enumerate(PARTS)
+                if found[16 * i : 16 * i + 16] != recorded[16 * i : 16 * i + 16]
+            ]
+            raise Divergence(
+                f"replay diverges between tick {self.last_good_tick:,} and {tick:,}: "
+                f"the state's digest differs in {', '.join(parts)}"
+            )
+        self.last_good_tick = tick
+        self.digests_checked += 1
+        self._next_digest = next(self._digests, None)
+
+
+def config_of(trace: Trace) -> MachineConfig:
+    """Return the machine that a trace was recorded on; raises `BadInput`."""
+    plain = trace.meta.get("config")
+    if not isinstance(plain, dict):
+        raise BadInput(f"{trace.path} does not describe the machine it was recorded on: it is damaged")
+    names = [name for name in ("kernel", "initrd", "guest") if name in trace.files]
+    config = MachineConfig.from_plain(plain, {name: trace.file(name) for name in names})
+    if ("guest" if config.machine == "denali" else "kernel") not in config.parts:
+        raise BadInput(f"{trace.path} holds no guest to boot: it is damaged, or was cut off at its very start")
+    return config
+
+
+def extract_embedded(trace: Trace, config: MachineConfig) -> dict[int, Path]:
+    """Unpack embedded base images whose originals are missing beside the trace; return where they are."""
+    found: dict[int, Path] = {}
+    for number, disk in enumerate(config.disks):
+        name = f"disk{number}"
+        if not disk.path or name not in trace.files or Path(disk.path).exists():
+            continue
+        path = trace.path.with_name(f"{trace.path.name}.{name}.img")
+        if not path.exists() or path.stat().st_size != disk.size:
+            partial = path.with_name(path.name + ".partial")
+            with partial.open("wb") as f:
+                for piece in trace.file_pieces(name):
+                    f.write(piece)
+            partial.replace(path)
+        found[number] = path
+    return found
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verification found: `good`, or `message` and the tick range it lies in."""
+
+    good: bool
+    end_tick: int
+    events: int
+    digests: int
+    message: str = ""
+    detail: tuple[str, ...] = ()
+
+
+def verify(
+    trace: Trace,
+    bases: dict[int, Path] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    tamper: Callable[[Machine], None] | None = None,
+) -> Verdict:
+    """Replay everything and compare; on a divergence, narrow it down to the first bad tick.
+
+    `progress(tick, end_tick)` is told now and then.  `tamper(machine)` is for
+    tests: it is called with each machine built and may sabotage it.
+    """
+    replay = Replay(trace, bases)
+    if tamper is not None:
+        tamper(replay.machine)
+    try:
+        for tick in _stations(trace.end_tick):
+            replay.run_to(tick)
+            if progress is not None:
+                progress(tick, trace.end_tick)
+        replay.finish()
+    except Divergence as e:
+        good, bad = replay.last_good_tick, replay.machine.tick
+        detail = _narrow(trace, bases, good, bad, tamper)
+        return Verdict(False, trace.end_tick, replay.checker.checked, replay.digests_checked, str(e), tuple(detail))
+    return Verdict(True, trace.end_tick, replay.checker.checked, replay.digests_checked)
+
+
+def _stations(end_tick: int) -> Iterator[int]:
+    yield from range(50_000_000, end_tick, 50_000_000)
+    yield end_tick
+
+
+def _narrow(
+    trace: Trace,
+    bases: dict[int, Path] | None,
+    good: int,
+    bad: int,
+    tamper: Callable[[Machine], None] | None,
+) -> list[str]:
+    """Find the first tick at which a second replay and the failed one differ.
+
+    The record holds digests only now and then, so what lies between is compared
+    with another replay: if the two differ, replaying itself is not deterministic
+    (or this one was tampered with) and the first bad tick is found by bisection;
+    if they agree, the recording is what differs, between the last good digest
+    and the event or digest that failed.
+    """
+    one, two = (_unchecked(trace, bases) for _ in range(2))
+    if tamper is not None:
+        tamper(one)
+    for machine in (one, two):
+        machine.run(good)
+    low, high = good, bad
+    saved = one.snapshot(), two.snapshot()
+    for machine in (one, two):
+        _run_quietly(machine, high)
+    if one.digest() == two.digest():
+        return [
+            f"two replays agree with each other at tick {min(one.tick, two.tick):,}: the recording took "
+            f"another way between tick {good:,} and {bad:,}"
+        ]
+    while high - low > 1:
+        middle = (low + high) // 2
+        # Inputs and answers are consumed as a replay goes, so each probe starts from fresh sources.
+        one.restore(saved[0])
+        two.restore(saved[1])
+        for machine in (one, two):
+            machine.door.source = _source_at(trace, machine.tick)
+            _run_quietly(machine, middle)
+        if one.digest() == two.digest():
+            low = middle
+            saved = one.snapshot(), two.snapshot()
+        else:
+            high = middle
+    one.restore(saved[0])
+    two.restore(saved[1])
+    for machine in (one, two):
+        machine.door.source = _source_at(trace, machine.tick)
+        _run_quietly(machine, high)
+    return [f"first bad tick: {high:,}", *differences(two, one)]
+
+
+def _unchecked(trace: Trace, bases: dict[int, Path] | None) -> Machine:
+    config = config_of(trace)
+    disks = open_disks(config, bases or extract_embedded(trace, config), check=False)
+    return build_machine(config, disks, TraceSource(trace))
+
+
+def _source_at(trace: Trace, tick: int) -> TraceSource:
+    source = TraceSource(trace)
+    source.skip_to(tick)
+    return source
+
+
+def _run_quietly(machine: Machine, tick: int) -> None:
+    try:
+        machine.run(tick)
+    except Divergence:
+        return
+
+
+def differences(expected: Machine, found: Machine, limit: int = 20) -> list[str]:
+    """Return in words how two machines differ: registers, pages and bytes, device fields, disk blocks."""
+    lines: list[str] = []
+    if expected.tick != found.tick:
+        lines.append(f"tick: {expected.tick:,} expected, {found.tick:,} found")
+    ours, theirs = expected.engine.registers(), found.engine.registers()
+    lines += [f"register {name}: {ours[name]:#x} expected, {theirs[name]:#x} found" for name in ours if ours[name] != theirs[name]]
+    if expected.engine.save() != found.engine.save() and not lines:
+        lines.append("the CPU's other state (FPU, SSE, model-specific registers) differs")
+    if expected.engine.ram_digest() != found.engine.ram_digest():
+        hashes = expected.engine.page_hashes(), found.engine.page_hashes()
+        for page in range(len(hashes[0]) // 16):
+            if hashes[0][16 * page : 16 * page + 16] != hashes[1][16 * page : 16 * page + 16]:
+                lines.append(_page_difference(expected, found, page * 4096))
+    board, other = expected.board.save(), found.board.save()
+    lines += _plain_differences("device", board, other)
+    lines += _plain_differences("clock", expected.clock.save(), found.clock.save())
+    for number, (a, b) in enumerate(zip(expected.disks, found.disks, strict=True)):
+        blocks = sorted(k for k in a.blocks.keys() | b.blocks.keys() if a.blocks.get(k) != b.blocks.get(k))
+        lines += [f"disk {number}: block {block} (lba {block * 8}) differs" for block in blocks]
+    return lines[:limit] + ([f"... and {len(lines) - limit} more differences"] if len(lines) > limit else [])
+
+
+def _page_difference(expected: Machine, found: Machine, addr: int) -> str:
+    ours, theirs = expected.engine.read(addr, 4096), found.engine.read(addr, 4096)
+    offsets = [i for i in range(4096) if ours[i] != theirs[i]]
+    first = offsets[0]
+    return (
+        f"memory page {addr:#x}: {len(offsets)} bytes differ, first at {addr + first:#x}: "
+        f"{ours[first : first + 8].hex()} expected, {theirs[first : first + 8].hex()} found"
+    )
+
+
+def _plain_differences(name: str, ours: Any, theirs: Any) -> list[str]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        lines = []
+        for key in sorted(ours.keys() | theirs.keys(), key=str):
+            lines += _plain_differences(f"{name} {key}", ours.get(key), theirs.get(key))
+        return lines
+    return [] if ours == theirs else [f"{name}: {ours} expected, {theirs} found"]

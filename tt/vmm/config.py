@@ -1,0 +1,256 @@
+"""What a machine is made of, as plain data: enough to build the same machine again anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tt.errors import BadInput, UsageError
+from tt.vmm.boot import images, loader
+from tt.vmm.disk import BaseImage, OverlayDisk
+from tt.vmm.machine import Machine
+from tt.vmm.nondeterminism import Source
+
+MIB = 1 << 20
+DEFAULT_MEM = 256 * MIB
+DENALI_MEM = 16 * MIB
+DENALI_DISK = 4 * MIB
+_HASH_PIECE = 8 * MIB
+
+
+@dataclass(frozen=True)
+class DiskConfig:
+    """A base image: where it was (`path`), how big, and the BLAKE2b-256 of its contents in hex.
+
+    An empty `path` is a blank disk of `size` bytes.
+    """
+
+    path: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """A machine at power-on.
+
+    `parts` are the bytes it boots from: `kernel`, `initrd` for a pc, `guest`
+    for Denali; they are stored beside the rest, not in it.  `epoch` is the wall
+    clock at power-on in seconds since 1970, `clock` is `virtual` or `host`.
+    """
+
+    machine: str
+    mem_bytes: int
+    period_ns: int
+    epoch: int
+    clock: str
+    boot_kind: str
+    cmdline: str
+    disks: tuple[DiskConfig, ...]
+    description: tuple[str, ...] = ()
+    parts: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+    def plain(self) -> dict[str, Any]:
+        """Return everything but the parts as JSON-able data."""
+        plain = asdict(replace(self, parts={}))
+        del plain["parts"]
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any], parts: dict[str, bytes]) -> MachineConfig:
+        """Rebuild a configuration; raises `BadInput` when it is not one."""
+        try:
+            fields = dict(plain)
+            fields["disks"] = tuple(DiskConfig(**disk) for disk in fields["disks"])
+            fields["description"] = tuple(str(line) for line in fields["description"])
+            config = cls(**fields, parts=parts)
+        except (TypeError, KeyError, AttributeError) as e:
+            raise BadInput(f"the trace's description of its machine is damaged ({e})") from None
+        numbers = (config.mem_bytes, config.period_ns, config.epoch)
+        if not all(isinstance(n, int) and 0 <= n < 1 << 62 for n in numbers) or not config.period_ns:
+            raise BadInput("the trace's description of its machine has impossible numbers in it")
+        return config
+
+
+def parse_size(text: str) -> int:
+    """Return bytes from `256M`, `1G`, `65536K` or plain bytes; raises `UsageError`."""
+    units = {"K": 1 << 10, "M": MIB, "G": 1 << 30}
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in units else (text, "")
+    if not number.isdigit() or len(number) > 18:
+        raise UsageError(f"{text!r} is not a size: give 256M, 1G, or bytes")
+    return int(number) * units.get(unit, 1)
+
+
+def image_digest(path: Path) -> str:
+    """Return the BLAKE2b-256 of a file in hex; holes cost nothing but zeros to hash."""
+    digest = hashlib.blake2b(digest_size=32)
+    try:
+        with path.open("rb") as f:
+            while piece := f.read(_HASH_PIECE):
+                digest.update(piece)
+    except OSError as e:
+        raise BadInput(f"cannot read disk image {path}: {e.strerror}") from None
+    return digest.hexdigest()
+
+
+def describe_disk(path: Path) -> DiskConfig:
+    """Look at a disk image (raw, or qcow2 converted to raw) and describe it."""
+    raw = images.raw_image(path)
+    return DiskConfig(str(raw.absolute()), raw.stat().st_size, image_digest(raw))
+
+
+def configure_pc(
+    guest: Path | None,
+    *,
+    mem_bytes: int = DEFAULT_MEM,
+    kernel: Path | None = None,
+    initrd: Path | None = None,
+    append: str = "",
+    disks: Sequence[Path] = (),
+    clock: str = "virtual",
+    period_ns: int = 4,
+    epoch: int | None = None,
+) -> MachineConfig:
+    """Describe a pc that boots `guest` (a disk image or a kernel); see `plan_boot`."""
+    plan = loader.plan_boot(guest, mem_bytes=mem_bytes, kernel=kernel, initrd=initrd, append=append)
+    paths = list(disks)
+    if guest is not None and not loader.is_kernel(guest):
+        paths.insert(0, guest)
+    parts = {"kernel": plan.kernel}
+    if plan.initrd is not None:
+        parts["initrd"] = plan.initrd
+    return MachineConfig(
+        machine="pc",
+        mem_bytes=mem_bytes,
+        period_ns=period_ns,
+        epoch=int(time.time()) if epoch is None else epoch,
+        clock=clock,
+        boot_kind=plan.kind,
+        cmdline=plan.cmdline,
+        disks=tuple(describe_disk(path) for path in paths),
+        description=tuple(plan.description),
+        parts=parts,
+    )
+
+
+def configure_denali(
+    guest: Path,
+    *,
+    mem_bytes: int = DENALI_MEM,
+    disks: Sequence[Path] = (),
+    clock: str = "virtual",
+    period_ns: int = 4,
+    epoch: int | None = None,
+) -> MachineConfig:
+    """Describe a Denali machine that runs the ELF file `guest`; without disks it gets a blank one of 4 MB."""
+    from tt.vmm.denali.image import GuestImage
+
+    try:
+        data = guest.read_bytes()
+    except OSError as e:
+        raise BadInput(f"cannot read the guest {guest}: {e.strerror}") from None
+    GuestImage.parse(data, str(guest))
+    return MachineConfig(
+        machine="denali",
+        mem_bytes=mem_bytes,
+        period_ns=period_ns,
+        epoch=int(time.time()) if epoch is None else epoch,
+        clock=clock,
+        boot_kind="denali-elf",
+        cmdline="",
+        disks=tuple(describe_disk(path) for path in disks) or (DiskConfig("", DENALI_DISK, ""),),
+        description=(f"Denali guest {guest.name}",),
+        parts={"guest": data},
+    )
+
+
+def open_disks(config: MachineConfig, found: dict[int, Path] | None = None, *, check: bool = True) -> list[OverlayDisk]:
+    """Open the base images, writable in memory only.
+
+    `found` says where an image is now, by disk number.  With `check`, an image
+    that is not what it was is refused.  Raises `BadInput`.
+    """
+    disks = []
+    for number, disk in enumerate(config.disks):
+        if not disk.path:
+            disks.append(OverlayDisk(BlankImage(disk.size)))
+            continue
+        path = (found or {}).get(number, Path(disk.path))
+        if not path.exists():
+            raise BadInput(
+                f"disk {number}'s base image {path} is missing: put it back, or say where it is with --base {number}=FILE"
+            )
+        if check:
+            size = path.stat().st_size
+            if size != disk.size:
+                raise BadInput(
+                    f"disk {number}'s base image {path} has changed: {size} bytes, was {disk.size} when recorded"
+                )
+            if image_digest(path) != disk.digest:
+                raise BadInput(
+                    f"disk {number}'s base image {path} has changed since it was recorded (same size, other "
+                    f"contents): restore the original, or say where it is with --base {number}=FILE"
+                )
+        disks.append(OverlayDisk(BaseImage(path)))
+    return disks
+
+
+class BlankImage:
+    """A base image of zeros."""
+
+    def __init__(self, size: int) -> None:
+        self.sectors = size // 512
+
+    def read(self, lba: int, count: int) -> bytes:
+        """Return `count` sectors of zeros."""
+        return bytes(count * 512)
+
+
+def build_machine(
+    config: MachineConfig,
+    disks: Sequence[OverlayDisk],
+    source: Source | None = None,
+    *,
+    entropy: Callable[[int], bytes] = os.urandom,
+    host_clock: Callable[[], int] = time.time_ns,
+) -> Machine:
+    """Build the machine that `config` describes, at power-on."""
+    clock = host_clock if config.clock == "host" else None
+    machine: Machine
+    if config.machine == "denali":
+        from tt.vmm.denali.image import GuestImage
+        from tt.vmm.denali.machine import DenaliMachine
+
+        machine = DenaliMachine(
+            GuestImage.parse(config.parts["guest"], "the trace's guest"),
+            config.mem_bytes,
+            disks,
+            source,
+            epoch=config.epoch,
+            period_ns=config.period_ns,
+            host_clock=clock,
+        )
+    elif config.machine == "pc":
+        from tt.vmm.pc.machine import PcMachine
+
+        plan = loader.plan_boot_from_parts(
+            config.boot_kind, config.parts["kernel"], config.parts.get("initrd"), config.cmdline, config.mem_bytes
+        )
+        machine = PcMachine(
+            plan,
+            config.mem_bytes,
+            disks,
+            source,
+            epoch=config.epoch,
+            period_ns=config.period_ns,
+            host_clock=clock,
+            entropy=entropy,
+        )
+    else:
+        raise BadInput(f"unknown machine {config.machine!r}: the trace is damaged, or from a newer tt")
+    return machine

@@ -1,0 +1,133 @@
+"""The live side of the door: typed input, host time, idling for real or jumping ahead."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from tt.events import Event, Kind
+
+COMMIT_EVERY_S = 0.5
+"""How often a live machine comes up for air, so that its recorder can commit."""
+
+_LINE_GAP_NS = 20_000_000  # guest time that a prompt must stand before the next line is typed
+
+
+class LiveSource:
+    """Answers and inputs from the host.
+
+    With `pace`, an idle guest sleeps until its next timer or an input, and
+    guest time never runs ahead of the host's; without, it jumps there at once.
+    `script` lines are typed one at a time, each when the guest idles at a
+    prompt: it listens, has read everything, and the last thing it printed is
+    not the end of a line.  So what a script does depends on the guest alone.
+    """
+
+    def __init__(self, *, pace: bool = False, script: Sequence[bytes] = (), forever: bool = False) -> None:
+        self.pace = pace
+        self.forever = forever  # an idle guest with no input to come goes on: somebody set another end
+        self.stop_requested = False
+        self.script_done = False
+        self.now_ns: Callable[[], int] = lambda: 0  # guest time, set by the owner of the machine
+        self.wants_input: Callable[[], bool] = lambda: False
+        self._script = deque(script)
+        self._typed: deque[tuple[int, bytes]] = deque()
+        self._arrived = threading.Event()
+        self._air_at = time.monotonic() + COMMIT_EVERY_S
+        self._printed: bytes = b""
+        self._prompt_since: int | None = None
+        self._ahead_s = 0.0  # host time at which guest time was 0
+        self._started = False
+
+    # ---- from other threads
+
+    def type(self, data: bytes, unit: int = 0) -> None:
+        """Type `data` into a console of the guest."""
+        self._typed.append((unit, data))
+        self._arrived.set()
+
+    def stop(self) -> None:
+        """End the recording soon."""
+        self.stop_requested = True
+        self._arrived.set()
+
+    # ---- from the machine
+
+    def see(self, event: Event) -> None:
+        """Take note of what the guest prints: a subscriber of the door."""
+        if event.kind is Kind.CONSOLE and event.data:
+            self._printed = event.data
+            self._prompt_since = None
+
+    def answer(self, tick: int, kind: Kind, unit: int, live: Callable[[], bytes]) -> bytes:
+        """Return a live answer."""
+        return live()
+
+    def next_input(self, tick: int) -> int | None:
+        """Return `tick` when something was typed."""
+        return tick if self._typed else None
+
+    def take_inputs(self, tick: int) -> list[Event]:
+        """Return what was typed."""
+        inputs = []
+        while self._typed:
+            unit, data = self._typed.popleft()
+            inputs.append(Event(tick, Kind.INPUT, unit, 0, data))
+        return inputs
+
+    def wants_pause(self, tick: int) -> bool:
+        """Whether somebody asked to stop, or it is time to commit."""
+        if self.stop_requested or time.monotonic() >= self._air_at:
+            return True
+        return False
+
+    def breathed(self) -> None:
+        """The owner did what a pause is for."""
+        self._air_at = time.monotonic() + COMMIT_EVERY_S
+
+    def idle(self, tick: int, most_ns: int | None) -> int | None:
+        """Sleep, or jump ahead; see `Source.idle`."""
+        if self._type_next_line(most_ns):
+            return 0
+        if not self.pace:
+            return most_ns
+        return self._sleep(most_ns)
+
+    def _sleep(self, most_ns: int | None) -> int | None:
+        now = self.now_ns()
+        if not self._started:
+            self._started = True
+            self._ahead_s = time.monotonic() - now / 1e9
+        begin = time.monotonic()
+        late_s = begin - self._ahead_s - now / 1e9  # how far guest time lags behind
+        if most_ns is not None and late_s * 1e9 >= most_ns:
+            if late_s > 1:  # a guest that cannot keep up is not made to hurry for ever
+                self._ahead_s = begin - (now + most_ns) / 1e9
+            return most_ns
+        wait = min(1.0 if most_ns is None else most_ns / 1e9 - max(late_s, 0.0), max(0.0, self._air_at - begin))
+        self._arrived.clear()
+        if not self._typed and not self.stop_requested:
+            self._arrived.wait(wait)
+        passed = max(0, int((time.monotonic() - self._ahead_s) * 1e9) - now)
+        return passed if most_ns is None else min(passed, most_ns)
+
+    def _type_next_line(self, most_ns: int | None) -> bool:
+        """Type the next line of the script, or end the recording when none is left, if the guest waits for it."""
+        if (not self._script and (self.pace or self.forever)) or not self.wants_input():
+            return False
+        if not self._printed or self._printed.endswith(b"\n"):
+            return False
+        now = self.now_ns()
+        if self._prompt_since is None:
+            self._prompt_since = now
+        if most_ns is not None and now - self._prompt_since < _LINE_GAP_NS:
+            return False
+        if self._script:
+            self.type(self._script.popleft())
+            self._prompt_since = None
+            return True
+        self.script_done = True
+        self.stop_requested = True
+        return True
