@@ -561,6 +561,7 @@ bool tt_open_hooks(Engine *e)
 bool tt_count_instructions(Engine *e)
 {
     uc_hook h;
+    e->counted = e->aborted = 0;
     tt_inside.tb_flush(e->cpu);
     return uc_hook_add(e->uc, &h, UC_HOOK_CODE, (void *)on_code, e, 1, 0) == UC_ERR_OK;
 }

@@ -1,7 +1,7 @@
 /*
  * Finding and checking Unicorn's insides.
  *
- * Functions are found by name in libunicorn's dynamic symbols.  Three calls that
+ * Functions are found by name in libunicorn's dynamic symbols.  Four calls that
  * QEMU makes between its own files are redirected to the engine by rewriting
  * their slots in the library's procedure linkage table, as any dynamic linker
  * would have done with a library loaded earlier:
@@ -9,6 +9,7 @@
  *   tcg_gen_code         -> to give each new block the engine's tick counter
  *   cpu_loop_exit_noexc  -> a block that rewrote itself is left half way: settle its ticks
  *   tb_htable_lookup     -> to know the instruction limit of the block looked up
+ *   tlb_reset_dirty_by_vaddr -> to nothing: page classes do its work
  *
  * Offsets are found by writing known values through uc_reg_write and looking
  * for them, then checked by what they do.  Any surprise is a clear refusal.
@@ -63,6 +64,14 @@ static Block *htable_lookup(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t f
     if (tt_current)
         tt_current->lookup_count = cf_mask & 0x7fff;
     return tt_inside.tb_htable_lookup(cpu, pc, cs_base, flags, cf_mask);
+}
+
+/* Unicorn marks store rights on a page that gets translated code as "look first",
+ * with a walk over the whole TLB for each new block.  Page classes (mmu.c) leave no
+ * such rights to be found. */
+static void no_reset_dirty(void *cpu, uint64_t start, uint64_t size)
+{
+    (void)cpu, (void)start, (void)size;
 }
 
 /* Point libunicorn's own calls of `name` at `to`; returns where they went before. */
@@ -132,7 +141,8 @@ static const char *find_functions(void)
 #undef FIND
     if (!redirect(map, "tcg_gen_code_x86_64", gen_code)
         || !redirect(map, "cpu_loop_exit_noexc_x86_64", loop_exit_noexc)
-        || !redirect(map, "tb_htable_lookup_x86_64", htable_lookup))
+        || !redirect(map, "tb_htable_lookup_x86_64", htable_lookup)
+        || !redirect(map, "tlb_reset_dirty_by_vaddr_x86_64", no_reset_dirty))
         return refuse("its internal calls cannot be redirected");
     done = true;
     return NULL;
@@ -196,6 +206,35 @@ static void probe_interrupt(uc_engine *uc, uint32_t vector, void *user)
     ENV(e, tt_layout.old_exception, int32_t) = -1;
     CPU32(e, tt_layout.cpu_exception_index) = EXC_HLT;
     tt_inside.cpu_loop_exit(e->cpu);
+}
+
+/* Unicorn has every load and store followed by a call that asks whether to stop,
+ * for hooks that the engine does not use.  A flag in uc_struct leaves these calls
+ * out.  It is found by its neighbours and by what it does; without it the engine
+ * is right, only slower. */
+static void skip_exit_checks(Engine *e)
+{
+    /* mov al,[0x5123]; mov bl,[0x5123]; hlt */
+    static const uint8_t loads[] = {0x8a, 0x04, 0x25, 0x23, 0x51, 0, 0, 0x8a, 0x1c, 0x25, 0x23, 0x51, 0, 0, 0xf4};
+    uint8_t *uc = (uint8_t *)e->uc;
+    size_t plain;
+
+    run_probe(e, loads, sizeof loads);
+    plain = seen_block->code_size;
+    for (int i = 0; i < 8192; i += 4) {
+        /* int cpu_context_size; uint64_t next_pc; bool hook_insert, first_tb, no_exit_request, init_done */
+        uint8_t *flags = uc + i + 16; /* after four bytes of padding */
+        int32_t size;
+        memcpy(&size, uc + i, 4);
+        if (size < tt_layout.state_size || size > tt_layout.state_size + 256 || flags[0] || flags[1] > 1 || flags[2]
+            || flags[3] != 1)
+            continue;
+        flags[2] = 1;
+        run_probe(e, loads, sizeof loads);
+        if (seen_block->code_size + 20 < plain)
+            return;
+        flags[2] = 0;
+    }
 }
 
 static const char *find_offsets(Engine *e)
@@ -398,6 +437,8 @@ static const char *find_offsets(Engine *e)
         || seen_block->page_addr[1] != ~0ull)
         return refuse("its blocks are laid out in another way");
 
+    *slot = probe_fill;
+    skip_exit_checks(e);
     *slot = tt_fill;
     tt_inside.tb_flush(e->cpu);
     tt_inside.tlb_flush(e->cpu);
