@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tt.events import Event, Kind
-from tt.log import ConsoleCoalescer, TraceWriter
+from tt.log import BackgroundWriter, ConsoleCoalescer
 from tt.vmm.config import MachineConfig, build_machine, open_disks
 from tt.vmm.engine import FOREVER
 from tt.vmm.live import LiveSource
@@ -38,7 +39,7 @@ class Recording:
 class Recorder:
     """The subscriber that writes down whatever passes the door."""
 
-    def __init__(self, machine: Machine, writer: TraceWriter) -> None:
+    def __init__(self, machine: Machine, writer: BackgroundWriter) -> None:
         self.counts: Counter[Kind] = Counter()
         self.digests = 0
         self._machine = machine
@@ -91,6 +92,7 @@ def record(
     timeout_s: float | None = None,
     overwrite: bool = False,
     embed: bool = False,
+    entropy: Callable[[int], bytes] = os.urandom,
     on_event: Callable[[Event], None] | None = None,
     on_start: Callable[[Machine], None] | None = None,
 ) -> Recording:
@@ -100,16 +102,17 @@ def record(
     of host time, when the source says so, or when an idle guest can never wake.
     With `embed`, the base images go into the trace too.  With `output` None the
     same run is made and nothing written: what a recording is measured against.
-    `on_event` is told of every event as well.  Raises `TTError`s as the parts do.
+    `entropy` gives the guest's random bytes, `tt.vmm.live.seeded_entropy` the same
+    ones each time.  `on_event` is told of every event as well.  Raises `TTError`s as the parts do.
     """
     source = source or LiveSource()
     writer = None
     begin = time.monotonic()
     if output is not None:
-        writer = TraceWriter(output, meta_of(config), overwrite=overwrite)
+        writer = BackgroundWriter(output, meta_of(config), overwrite=overwrite)
     try:
         disks = open_disks(config, check=False)
-        machine = build_machine(config, disks, source)
+        machine = build_machine(config, disks, source, entropy=entropy)
         source.now_ns = machine.clock.now
         source.wants_input = lambda: machine.wants_input
         recorder = None
@@ -119,8 +122,7 @@ def record(
             if embed:
                 for number, disk in enumerate(config.disks):
                     if disk.path:
-                        with Path(disk.path).open("rb") as f:
-                            writer.add_file(f"disk{number}", f)
+                        writer.add_file(f"disk{number}", Path(disk.path))
             recorder = Recorder(machine, writer)
         machine.door.subscribe(source.see)
         if on_event is not None:
@@ -170,10 +172,8 @@ def _run(
             if recorder is not None:
                 recorder.commit()
             source.breathed()
-            if source.script_done:
-                return "the input script is done"
             if source.stop_requested:
-                return "stopped by the user"
+                return source.stop_reason
         else:
             return _why(stop)
         if deadline is not None and time.monotonic() >= deadline:

@@ -94,3 +94,13 @@ event_stack_top:
 exception_stack_top:
 
     .section .note.GNU-stack, "", @progbits
+
+/* The mark of a Denali guest: an ELF note of name "Denali", type 1, holding the
+ * version of the machine.  It is not loaded; `tt record` looks for it.
+ */
+    .section .note.denali, "", @note
+    .balign 4
+    .long 7, 4, 1
+    .asciz "Denali"
+    .balign 4
+    .long 1

@@ -43,9 +43,10 @@ A damaged or hostile file raises `BadInput` with one clear line.
 
 from __future__ import annotations
 
+from tt.log.background import BackgroundWriter
 from tt.log.blobs import contents_digest
 from tt.log.coalesce import ConsoleCoalescer
 from tt.log.reader import DiskWrite, Trace
 from tt.log.writer import TraceWriter
 
-__all__ = ["ConsoleCoalescer", "DiskWrite", "Trace", "TraceWriter", "contents_digest"]
+__all__ = ["BackgroundWriter", "ConsoleCoalescer", "DiskWrite", "Trace", "TraceWriter", "contents_digest"]

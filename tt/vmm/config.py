@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 from tt.errors import BadInput, UsageError
 from tt.vmm.boot import images, loader
+from tt.vmm.boot.plan import BootPlan
 from tt.vmm.disk import BaseImage, OverlayDisk
 from tt.vmm.machine import Machine
 from tt.vmm.nondeterminism import Source
@@ -20,12 +22,12 @@ MIB = 1 << 20
 DEFAULT_MEM = 256 * MIB
 DENALI_MEM = 16 * MIB
 DENALI_DISK = 4 * MIB
-_HASH_PIECE = 8 * MIB
+_HASH_PIECE = MIB
 
 
 @dataclass(frozen=True)
 class DiskConfig:
-    """A base image: where it was (`path`), how big, and the BLAKE2b-256 of its contents in hex.
+    """A base image: where it was (`path`), how big, and the `image_digest` of its contents.
 
     An empty `path` is a blank disk of `size` bytes.
     """
@@ -40,7 +42,8 @@ class MachineConfig:
     """A machine at power-on.
 
     `parts` are the bytes it boots from: `kernel`, `initrd` for a pc, `guest`
-    for Denali; they are stored beside the rest, not in it.  `epoch` is the wall
+    for Denali; they are stored beside the rest, not in it.  `plan` is what they
+    come to, where that is known already.  `epoch` is the wall
     clock at power-on in seconds since 1970, `clock` is `virtual` or `host`.
     """
 
@@ -54,11 +57,12 @@ class MachineConfig:
     disks: tuple[DiskConfig, ...]
     description: tuple[str, ...] = ()
     parts: dict[str, bytes] = field(default_factory=dict, repr=False)
+    plan: BootPlan | None = field(default=None, repr=False, compare=False)
 
     def plain(self) -> dict[str, Any]:
         """Return everything but the parts as JSON-able data."""
-        plain = asdict(replace(self, parts={}))
-        del plain["parts"]
+        plain = asdict(replace(self, parts={}, plan=None))
+        del plain["parts"], plain["plan"]
         return plain
 
     @classmethod
@@ -87,15 +91,36 @@ def parse_size(text: str) -> int:
 
 
 def image_digest(path: Path) -> str:
-    """Return the BLAKE2b-256 of a file in hex; holes cost nothing but zeros to hash."""
-    digest = hashlib.blake2b(digest_size=32)
+    """Return a digest of a file's contents in hex: the BLAKE2b-256 of those of its 1 MB pieces.
+
+    Holes of a sparse file are not read: a piece of zeros has a known digest.
+    """
+    zero_piece = hashlib.blake2b(bytes(_HASH_PIECE), digest_size=32).digest()
+    whole = hashlib.blake2b(digest_size=32)
     try:
         with path.open("rb") as f:
-            while piece := f.read(_HASH_PIECE):
-                digest.update(piece)
+            size = os.fstat(f.fileno()).st_size
+            data_at = 0
+            for start in range(0, size, _HASH_PIECE):
+                length = min(_HASH_PIECE, size - start)
+                if data_at < start:
+                    data_at = _next_data(f.fileno(), start, size)
+                if data_at >= start + length and length == _HASH_PIECE:
+                    whole.update(zero_piece)
+                    continue
+                f.seek(start)
+                whole.update(hashlib.blake2b(f.read(length), digest_size=32).digest())
     except OSError as e:
         raise BadInput(f"cannot read disk image {path}: {e.strerror}") from None
-    return digest.hexdigest()
+    return whole.hexdigest()
+
+
+def _next_data(descriptor: int, start: int, size: int) -> int:
+    """Return where data that is no hole begins, from `start` on; `size` if nowhere."""
+    try:
+        return os.lseek(descriptor, start, os.SEEK_DATA)
+    except OSError as e:
+        return size if e.errno == errno.ENXIO else start
 
 
 def describe_disk(path: Path) -> DiskConfig:
@@ -135,6 +160,7 @@ def configure_pc(
         disks=tuple(describe_disk(path) for path in paths),
         description=tuple(plan.description),
         parts=parts,
+        plan=plan,
     )
 
 
@@ -238,7 +264,7 @@ def build_machine(
     elif config.machine == "pc":
         from tt.vmm.pc.machine import PcMachine
 
-        plan = loader.plan_boot_from_parts(
+        plan = config.plan or loader.plan_boot_from_parts(
             config.boot_kind, config.parts["kernel"], config.parts.get("initrd"), config.cmdline, config.mem_bytes
         )
         machine = PcMachine(

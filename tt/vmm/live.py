@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections import deque
@@ -15,6 +16,11 @@ COMMIT_EVERY_S = 0.5
 _LINE_GAP_NS = 20_000_000  # guest time that a prompt must stand before the next line is typed
 
 
+def seeded_entropy(seed: int) -> Callable[[int], bytes]:
+    """Return a stand-in for `os.urandom` that gives the same bytes for the same seed."""
+    return random.Random(seed).randbytes
+
+
 class LiveSource:
     """Answers and inputs from the host.
 
@@ -23,16 +29,29 @@ class LiveSource:
     `script` lines are typed one at a time, each when the guest idles at a
     prompt: it listens, has read everything, and the last thing it printed is
     not the end of a line.  So what a script does depends on the guest alone.
+
+    At a prompt with no line left the recording ends, unless `forever`.  While
+    `feeding`, more lines may come through `feed`: the guest's time stands still
+    at the prompt until one does.
     """
 
-    def __init__(self, *, pace: bool = False, script: Sequence[bytes] = (), forever: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        pace: bool = False,
+        script: Sequence[bytes] = (),
+        forever: bool = False,
+        feeding: bool = False,
+    ) -> None:
         self.pace = pace
         self.forever = forever  # an idle guest with no input to come goes on: somebody set another end
+        self.feeding = feeding
         self.stop_requested = False
-        self.script_done = False
+        self.stop_reason = ""
         self.now_ns: Callable[[], int] = lambda: 0  # guest time, set by the owner of the machine
         self.wants_input: Callable[[], bool] = lambda: False
         self._script = deque(script)
+        self._script_lines = len(script)
         self._typed: deque[tuple[int, bytes]] = deque()
         self._arrived = threading.Event()
         self._air_at = time.monotonic() + COMMIT_EVERY_S
@@ -48,8 +67,20 @@ class LiveSource:
         self._typed.append((unit, data))
         self._arrived.set()
 
-    def stop(self) -> None:
+    def feed(self, line: bytes) -> None:
+        """Add a line to the script."""
+        self._script.append(line)
+        self._script_lines += 1
+        self._arrived.set()
+
+    def end_feeding(self) -> None:
+        """No line more will come."""
+        self.feeding = False
+        self._arrived.set()
+
+    def stop(self, reason: str = "stopped by the user") -> None:
         """End the recording soon."""
+        self.stop_reason = self.stop_reason or reason
         self.stop_requested = True
         self._arrived.set()
 
@@ -79,9 +110,7 @@ class LiveSource:
 
     def wants_pause(self, tick: int) -> bool:
         """Whether somebody asked to stop, or it is time to commit."""
-        if self.stop_requested or time.monotonic() >= self._air_at:
-            return True
-        return False
+        return self.stop_requested or time.monotonic() >= self._air_at
 
     def breathed(self) -> None:
         """The owner did what a pause is for."""
@@ -107,15 +136,20 @@ class LiveSource:
                 self._ahead_s = begin - (now + most_ns) / 1e9
             return most_ns
         wait = min(1.0 if most_ns is None else most_ns / 1e9 - max(late_s, 0.0), max(0.0, self._air_at - begin))
-        self._arrived.clear()
-        if not self._typed and not self.stop_requested:
-            self._arrived.wait(wait)
+        if not self._typed:
+            self._wait(wait)
         passed = max(0, int((time.monotonic() - self._ahead_s) * 1e9) - now)
         return passed if most_ns is None else min(passed, most_ns)
 
+    def _wait(self, seconds: float) -> None:
+        """Wait until something arrives, for so long at most."""
+        if not self.stop_requested:
+            self._arrived.wait(seconds)
+        self._arrived.clear()
+
     def _type_next_line(self, most_ns: int | None) -> bool:
         """Type the next line of the script, or end the recording when none is left, if the guest waits for it."""
-        if (not self._script and (self.pace or self.forever)) or not self.wants_input():
+        if (not self._script and self.forever and not self.feeding) or not self.wants_input():
             return False
         if not self._printed or self._printed.endswith(b"\n"):
             return False
@@ -128,6 +162,9 @@ class LiveSource:
             self.type(self._script.popleft())
             self._prompt_since = None
             return True
-        self.script_done = True
-        self.stop_requested = True
+        if self.feeding:
+            self._wait(max(0.0, self._air_at - time.monotonic()))
+        elif not self.forever:
+            script = f"all {self._script_lines} lines of the script are typed"
+            self.stop(f"{script if self._script_lines else 'no input is given'}, and the guest waits for more")
         return True

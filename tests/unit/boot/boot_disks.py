@@ -25,7 +25,12 @@ def run(*command: str | Path, text: str | None = None) -> str:
     """Run a tool and return what it printed."""
     environment = os.environ | {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(
-        [str(part) for part in command], input=text, capture_output=True, text=True, env=environment, check=False
+        [str(part) for part in command],
+        input=text,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout
@@ -119,7 +124,21 @@ def join_gpt(path: Path, parts: list[Path], *, sector: int = 512, backup_only: b
 
     def header(own: int, entries: int) -> bytes:
         return struct.pack(
-            "<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, 92, 0xBAD, 0, own, 0, 0, 0, bytes(16), entries, 128, 128, 0
+            "<8sIIIIQQQQ16sQIII",
+            b"EFI PART",
+            0x10000,
+            92,
+            0xBAD,
+            0,
+            own,
+            0,
+            0,
+            0,
+            bytes(16),
+            entries,
+            128,
+            128,
+            0,
         )
 
     last = len(disk) // sector - 1

@@ -98,14 +98,19 @@ def test_missing_files_go_on_to_the_next_entry(tmp_path: Path) -> None:
 
 
 def test_a_configuration_without_root_gets_one(tmp_path: Path) -> None:
-    files: dict[str, bytes | str] = {"boot/grub/grub.cfg": b"menuentry m { linux /k quiet }", "k": K1, "etc/": b""}
+    files: dict[str, bytes | str] = {
+        "boot/grub/grub.cfg": b"menuentry m { linux /k quiet }",
+        "k": K1,
+        "etc/": b"",
+    }
     assert boot(ext(tmp_path / "fs", files)).cmdline == "quiet root=/dev/vda"
     files["boot/grub/grub.cfg"] = b"menuentry m { linux /k quiet\ninitrd /i }"
     assert boot(ext(tmp_path / "fs2", files | {"i": I1})).cmdline == "quiet"  # the initrd knows
 
 
 @pytest.mark.parametrize(
-    "place", ["boot/extlinux/extlinux.conf", "extlinux/extlinux.conf", "boot/syslinux/syslinux.cfg", "syslinux.cfg"]
+    "place",
+    ["boot/extlinux/extlinux.conf", "extlinux/extlinux.conf", "boot/syslinux/syslinux.cfg", "syslinux.cfg"],
 )
 def test_extlinux(tmp_path: Path, place: str) -> None:
     config = b"""
@@ -220,7 +225,9 @@ def test_nothing_to_boot_says_what_was_there(tmp_path: Path) -> None:
     xfs = tmp_path / "xfs"
     xfs.write_bytes(b"XFSB".ljust(MIB, b"\0"))
     empty = ext(tmp_path / "fs", {"boot/grub/grub.cfg": b"menuentry m { linux /gone }"})
-    with pytest.raises(BadInput, match=r"no kernel found in .*vda1: xfs; vda2: ext2; .*no /gone.*give --kernel"):
+    with pytest.raises(
+        BadInput, match=r"no kernel found in .*vda1: xfs; vda2: ext2; .*no /gone.*give --kernel"
+    ):
         boot(join_mbr(tmp_path / "disk", [xfs, empty]))
     blank = tmp_path / "blank"
     blank.write_bytes(bytes(MIB))

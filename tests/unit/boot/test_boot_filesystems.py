@@ -64,7 +64,9 @@ def test_ext_variants(tmp_path: Path, variant: str) -> None:
     assert fs.kind == kind
     assert fs.read("/boot/vmlinuz-1") == BIG
     assert fs.read("/boot/small") == fs.read("/boot/link") == fs.read("/slow") == b"hello"
-    assert fs.read("/boot/up") == fs.read("/boot/absolute") == fs.read("//boot/./../etc//hosts") == b"127.0.0.1"
+    assert (
+        fs.read("/boot/up") == fs.read("/boot/absolute") == fs.read("//boot/./../etc//hosts") == b"127.0.0.1"
+    )
     assert fs.read("/boot/empty") == b""
     assert fs.read("/folder/small") == b"hello"
     assert fs.read("/boot/" + "long" * 60) == b"a long name"
@@ -132,7 +134,9 @@ def test_holes_and_unwritten_extents(tmp_path: Path, kind: str) -> None:
 def test_files_in_many_pieces(tmp_path: Path) -> None:
     """Every second block of a full file system is freed, so that the next file needs an extent tree of depth 2."""
     filler = {f"f{i:05}": b"f" * 1000 for i in range(3000)}
-    image = make_ext(tmp_path / "fs", filler, "-b", "1024", "-N", "4000", "-m", "0", "-O", "^has_journal", size="5M")
+    image = make_ext(
+        tmp_path / "fs", filler, "-b", "1024", "-N", "4000", "-m", "0", "-O", "^has_journal", size="5M"
+    )
     commands = "\n".join(f"rm f{i:05}" for i in range(0, 3000, 2))
     script = tmp_path / "script"
     script.write_text(commands + "\n")
@@ -157,7 +161,12 @@ def block_of(image: Path, name: str) -> int:
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("-O", "^64bit,^metadata_csum"), ("-O", "^metadata_csum"), ("-b", "4096", "-O", "64bit,metadata_csum")],
+    [
+        (),
+        ("-O", "^64bit,^metadata_csum"),
+        ("-O", "^metadata_csum"),
+        ("-b", "4096", "-O", "64bit,metadata_csum"),
+    ],
 )
 def test_the_journal_is_read(tmp_path: Path, options: tuple[str, ...]) -> None:
     """What is only in the journal is seen, as recovery would see it."""
@@ -345,7 +354,11 @@ def fat_with_table(tmp_path: Path, first: int, value: int) -> FileSystem[object]
 
 
 def test_damaged_fat(tmp_path: Path) -> None:
-    for value, reason in ((5, "round in circles|ends after"), (0, "does not exist"), (0xFFF7, "does not exist")):
+    for value, reason in (
+        (5, "round in circles|ends after"),
+        (0, "does not exist"),
+        (0xFFF7, "does not exist"),
+    ):
         with pytest.raises(BadInput, match=reason):
             fat_with_table(tmp_path, 5, value).read("/file")
     data = make_fat(tmp_path / "fs", {"file": b"x"}, bits=16).read_bytes()
@@ -387,5 +400,7 @@ def test_agrees_with_debugfs(tmp_path: Path) -> None:
     image = make_ext(tmp_path / "fs", TREE, "-b", "1024")
     fs = open_path(image)
     for directory in ("/", "/boot", "/many"):
-        listed = re.findall(r"/(\d+)/[0-7]+/\d+/\d+/([^/]+)/", run("debugfs", "-R", f"ls -p {directory}", image))
+        listed = re.findall(
+            r"/(\d+)/[0-7]+/\d+/\d+/([^/]+)/", run("debugfs", "-R", f"ls -p {directory}", image)
+        )
         assert fs.listdir(directory) == sorted(name for _, name in listed if name not in (".", ".."))

@@ -247,7 +247,10 @@ def test_search_variants() -> None:
 
 
 def test_other_files() -> None:
-    files = {"(UUID=ab)/grub/grub.cfg": "menuentry m { linux /k }", "/boot/grub/more.cfg": "menuentry n { linux /n }"}
+    files = {
+        "(UUID=ab)/grub/grub.cfg": "menuentry m { linux /k }",
+        "/boot/grub/more.cfg": "menuentry n { linux /n }",
+    }
     stub = "search.fs_uuid ab root\nset prefix=($root)'/grub'\nconfigfile $prefix/grub.cfg"
     assert kernel(stub, files=files) == "(UUID=ab)/k"
     assert kernel("source $prefix/more.cfg", files=files) == "/n"
@@ -262,7 +265,11 @@ def test_blscfg() -> None:
     entries = [Target("Fedora 40", "/vmlinuz-40", "$kernelopts ${extra} quiet", ["/initrd-40"])]
     text = "set kernelopts='root=UUID=1 ro'\nblscfg"
     target = first(text, entries=entries)
-    assert (target.title, target.kernel, target.cmdline) == ("Fedora 40", "/vmlinuz-40", "root=UUID=1 ro quiet")
+    assert (target.title, target.kernel, target.cmdline) == (
+        "Fedora 40",
+        "/vmlinuz-40",
+        "root=UUID=1 ro quiet",
+    )
 
 
 def test_multiboot_entries() -> None:
@@ -292,10 +299,19 @@ def test_nonsense_boots_nothing(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("function f { g; g; }; function g { h; h; }; function h { " + "true; " * 100 + "}; " + "f; " * 1000, "it loops"),
+        (
+            "function f { g; g; }; function g { h; h; }; function h { "
+            + "true; " * 100
+            + "}; "
+            + "f; " * 1000,
+            "it loops",
+        ),
         ("a=xxxxxxxx\n" + 'a="$a$a$a$a"\n' * 20, "longer than"),
         ("if true; then " * 100, "too deeply"),
-        ("for a in " + "x " * 3000 + "; do " + "for b in " + "x " * 3000 + "; do true; done; done", "it loops"),
+        (
+            "for a in " + "x " * 3000 + "; do " + "for b in " + "x " * 3000 + "; do true; done; done",
+            "it loops",
+        ),
     ],
 )
 def test_hostile_scripts_are_stopped(text: str, message: str) -> None:

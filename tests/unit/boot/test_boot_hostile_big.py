@@ -26,7 +26,9 @@ from tt.vmm.boot.syslinux import parse_syslinux
 
 SECONDS = 5_000  # milliseconds that one example may take on a busy machine
 hostile = settings(
-    max_examples=2500, deadline=SECONDS, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=6000,
+    deadline=SECONDS,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 
@@ -48,7 +50,8 @@ def damage(draw: st.DrawFn, data: bytes, end: int | None = None) -> bytes:
 
 
 KERNELS = {
-    linux.BZIMAGE: [make_bzimage(packer(make_elf(64))) for packer in PACKERS.values()] + [make_bzimage(b"x" * 99)],
+    linux.BZIMAGE: [make_bzimage(packer(make_elf(64))) for packer in PACKERS.values()]
+    + [make_bzimage(b"x" * 99)],
     linux.ELF: [make_elf(64), make_elf(32)],
     multiboot.KIND: [make_multiboot_elf(), make_multiboot(addresses=(MIB, MIB, 0, 2 * MIB, MIB))],
 }
@@ -117,7 +120,9 @@ def filesystem_image(name: str) -> bytes:
     builders: dict[str, Callable[[Path], Path]] = {
         "ext2": lambda d: make_ext(d / "fs", TREE, "-b", "1024", size="1M", kind="ext2"),
         "ext4": lambda d: make_ext(d / "fs", TREE, "-b", "1024", "-O", "^has_journal", size="2M"),
-        "inline": lambda d: make_ext(d / "fs", TREE, "-O", "^has_journal,inline_data", "-I", "256", size="2M"),
+        "inline": lambda d: make_ext(
+            d / "fs", TREE, "-O", "^has_journal,inline_data", "-I", "256", size="2M"
+        ),
         "fat12": lambda d: make_fat(d / "fs", files, bits=12, size=MIB),
         "fat16": lambda d: make_fat(d / "fs", files, bits=16, size=9 * MIB),
         "fat32": lambda d: make_fat(d / "fs", files, bits=32, size=34 * MIB),
@@ -131,8 +136,12 @@ def test_damaged_file_systems(name: str) -> None:
     # Where the metadata is: the superblock or boot sector, tables, and the first directories.
     used = [at for at in range(0, len(image), 64) if any(image[at : at + 64])]
 
-    @settings(hostile, max_examples=1500)
-    @given(st.lists(st.tuples(st.integers(0, len(used) - 1), st.integers(0, 63), st.integers(0, 255)), max_size=12))
+    @settings(hostile, max_examples=60 if name == "fat32" else 150)
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, len(used) - 1), st.integers(0, 63), st.integers(0, 255)), max_size=12
+        )
+    )
     def check(changes: list[tuple[int, int, int]]) -> None:
         broken = bytearray(image)
         for where, within, value in changes:
@@ -166,7 +175,9 @@ def test_damaged_heads_of_file_systems(name: str) -> None:
 
 @cache
 def journaled() -> bytes:
-    image = bytearray(made(lambda d: make_ext(d / "fs", {"a": b"a"}, "-b", "1024", "-J", "size=1", size="6M")))
+    image = bytearray(
+        made(lambda d: make_ext(d / "fs", {"a": b"a"}, "-b", "1024", "-J", "size=1", size="6M"))
+    )
     image[1024 + 96] |= 4
     return bytes(image)
 
@@ -182,7 +193,9 @@ def test_damaged_journals() -> None:
         st.integers(0, 1100), st.integers(0, 2000), st.sampled_from([0, 2, 8, 16, 26]),
         st.dictionaries(st.integers(1, 20), st.tuples(header, st.binary(max_size=200)), max_size=12),
     )  # fmt: skip
-    def check(first: int, length: int, features: int, blocks: dict[int, tuple[tuple[int, int], bytes]]) -> None:
+    def check(
+        first: int, length: int, features: int, blocks: dict[int, tuple[tuple[int, int], bytes]]
+    ) -> None:
         broken = bytearray(image)
         for offset, value in ((0x10, length), (0x14, 1), (0x18, 1), (0x1C, first), (0x28, features)):
             broken[start + offset : start + offset + 4] = value.to_bytes(4, "big")
@@ -200,10 +213,14 @@ def disk_image(kind: str) -> bytes:
     with TemporaryDirectory() as name:
         directory = Path(name)
         parts = [
-            make_ext(directory / f"p{i}", {"boot/vmlinuz-1": b"kernel"}, "-b", "1024", size="256K", kind="ext2")
+            make_ext(
+                directory / f"p{i}", {"boot/vmlinuz-1": b"kernel"}, "-b", "1024", size="256K", kind="ext2"
+            )
             for i in range(4)
         ]
-        join = join_gpt(directory / "d", parts) if kind == "gpt" else join_mbr(directory / "d", parts, logical=2)
+        join = (
+            join_gpt(directory / "d", parts) if kind == "gpt" else join_mbr(directory / "d", parts, logical=2)
+        )
         return join.read_bytes()
 
 

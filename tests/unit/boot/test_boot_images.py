@@ -100,7 +100,9 @@ def test_huge_gpt_claims_are_bounded(tmp_path: Path, parts: list[Path]) -> None:
     path = join_gpt(tmp_path / "disk", parts[:1])
     disk = bytearray(path.read_bytes())
     struct.pack_into("<II", disk, 512 + 80, 0xFFFFFFFF, 0xFFFFFFFF)
-    assert names_in(DiskImage(io.BytesIO(bytes(disk)), len(disk), "disk")) == [("vda1", b"a")]  # by the backup
+    assert names_in(DiskImage(io.BytesIO(bytes(disk)), len(disk), "disk")) == [
+        ("vda1", b"a")
+    ]  # by the backup
     struct.pack_into("<QII", disk, 512 + 72, 2, 0xFFFFFFFF, 128)
     assert ("vda1", b"a") in names_in(DiskImage(io.BytesIO(bytes(disk)), len(disk), "disk"))
 

@@ -95,9 +95,16 @@ def test_zero_page() -> None:
     initrd = b"x" * 10_000
     plan = linux.plan_bzimage(image, initrd, "root=/dev/vda quiet", MEM)
     page = zero_page(plan)
-    assert ram(plan, page + 0x1F1, 0x77) == image[0x1F1:0x210] + b"\xff" + image[0x211:0x218] + struct.pack(
-        "<II", u32(plan, page + 0x218), len(initrd)
-    ) + image[0x220:0x228] + ram(plan, page + 0x228, 4) + image[0x22C:0x268]
+    assert (
+        ram(plan, page + 0x1F1, 0x77)
+        == image[0x1F1:0x210]
+        + b"\xff"
+        + image[0x211:0x218]
+        + struct.pack("<II", u32(plan, page + 0x218), len(initrd))
+        + image[0x220:0x228]
+        + ram(plan, page + 0x228, 4)
+        + image[0x22C:0x268]
+    )
     assert ram(plan, page + 0x210, 1) == b"\xff"
     assert cmdline(plan) == b"root=/dev/vda quiet"
     assert ram(plan, page, 0x2) == bytes(2)  # screen_info
@@ -144,8 +151,19 @@ def test_vmlinux_with_virtual_entry() -> None:
 def test_vmlinux_32_bit() -> None:
     plan = linux.plan_elf(make_elf(32, virtual=0xC1000000), b"initrd", "quiet", MEM)
     start = plan.start
-    assert (start.mode, start.rip, start.cr3, start.cs, start.ds) == ("protected32", 16 * MIB + 16, 0, 0x10, 0x18)
-    assert struct.unpack("<4Q", ram(plan, start.gdt_base, 32)) == (0, 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF)
+    assert (start.mode, start.rip, start.cr3, start.cs, start.ds) == (
+        "protected32",
+        16 * MIB + 16,
+        0,
+        0x10,
+        0x18,
+    )
+    assert struct.unpack("<4Q", ram(plan, start.gdt_base, 32)) == (
+        0,
+        0,
+        0x00CF9B000000FFFF,
+        0x00CF93000000FFFF,
+    )
     assert cmdline(plan) == b"quiet"
 
 

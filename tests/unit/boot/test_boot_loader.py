@@ -83,7 +83,11 @@ def test_kernel_alone_and_multiboot_module(tmp_path: Path, disk: Path) -> None:
         ("", "", DEFAULTS),
         ("root=x ro quiet", "", f"root=x ro quiet {DEFAULTS}"),
         ("console=tty0", "", f"console=tty0 {DEFAULTS}"),
-        ("console=ttyS0,115200n8 q", "", f"console=ttyS0,115200n8 q {DEFAULTS.replace('console=ttyS0 ', '')}"),
+        (
+            "console=ttyS0,115200n8 q",
+            "",
+            f"console=ttyS0,115200n8 q {DEFAULTS.replace('console=ttyS0 ', '')}",
+        ),
         ("acpi=force", "", f"acpi=force {DEFAULTS.replace('acpi=off ', '')}"),
         ("", "lpj=5", f"{DEFAULTS.replace('lpj=1000000 ', '')} lpj=5"),
         ("no-timer-check", "", f"no-timer-check {DEFAULTS.replace('no_timer_check ', '')}"),

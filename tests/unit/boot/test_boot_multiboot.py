@@ -57,7 +57,9 @@ def test_module_follows_the_kernel_on_a_page() -> None:
 
 
 def test_address_fields_override_elf() -> None:
-    kernel = make_multiboot(position=64, addresses=(2 * MIB + 64, 2 * MIB, 0, 2 * MIB + 100_000, 2 * MIB + 96))
+    kernel = make_multiboot(
+        position=64, addresses=(2 * MIB + 64, 2 * MIB, 0, 2 * MIB + 100_000, 2 * MIB + 96)
+    )
     plan = plan_multiboot(kernel, b"m", "", MEM)
     assert plan.start.rip == 2 * MIB + 96
     assert ram(plan, 2 * MIB, len(kernel)) == kernel

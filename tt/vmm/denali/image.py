@@ -77,6 +77,17 @@ class GuestImage(NamedTuple):
             memory.write(s.addr, bytes(s.data))
 
 
+def is_marked(data: bytes) -> bool:
+    """Return whether an ELF file says of itself, by a note named `Denali`, that it is a Denali guest."""
+    if not data.startswith(b"\x7fELF"):
+        return False
+    try:
+        section = ELFFile(io.BytesIO(data)).get_section_by_name(".note.denali")
+        return section is not None and section.data()[12:19] == b"Denali\0"
+    except Exception:  # as in `parse`: a damaged file is no guest of ours
+        return False
+
+
 def _parse(data: bytes, name: str) -> tuple[int, tuple[Segment, ...]]:
     elf = ELFFile(io.BytesIO(data))
     header = elf.header

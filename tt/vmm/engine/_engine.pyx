@@ -54,7 +54,7 @@ cdef extern from "core.h" nogil:
         uint64_t ram_size
         Page *pages
         uint64_t stop, limit
-        bint intr, failed, host_tsc, denali, soft_tlb
+        bint intr, failed, host_tsc, denali, soft_tlb, double_bookkeeping
         uint64_t period_ns, idle_ns
         CpuidLeaf *cpuid
         int cpuid_count
@@ -290,6 +290,10 @@ cdef class Engine:
         free(self.c.cpuid)
         self.c.cpuid = table
         self.c.cpuid_count = len(leaves)
+
+    def double_bookkeeping(self):
+        self.c.double_bookkeeping = True
+        tt_forget_code(&self.c)
 
     def count_instructions(self):
         if not tt_count_instructions(&self.c):

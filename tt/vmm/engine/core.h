@@ -171,6 +171,8 @@ typedef struct Engine {
     Callbacks calls;
     void *self; /* the Python object */
 
+    bool double_bookkeeping;
+
     /* Statistics, never seen by the guest. */
     uint64_t fills, slow_blocks, blocks_made, blocks_unpatched, class_flips, io_exits;
     uint64_t counted, aborted; /* independent count: see count_instructions */
