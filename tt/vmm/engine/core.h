@@ -153,6 +153,7 @@ typedef struct Engine {
     bool intr;          /* level of the interrupt controller's output */
     bool failed;        /* a callback raised: leave at the next chance */
     enum Reason reason;
+    uint32_t effort; /* host time spent off the fast path in this run, in units of 0.1 us */
     uint32_t lookup_count; /* instruction limit of the block being looked up */
 
     uint64_t period_ns, idle_ns; /* virtual TSC: 1 GHz of guest time */
@@ -207,6 +208,7 @@ typedef struct Inside {
     void (*tb_flush)(void *cpu);
     uint64_t (*compute_flags)(uint64_t dst, uint64_t src1, uint64_t src2, int op);
     void (*check_io[3])(void *env, uint32_t port);
+    void (*update_dr7)(void *env, uint32_t dr7);
     /* The originals of what is interposed. */
     int (*tcg_gen_code)(void *tcg_ctx, Block *tb);
     void (*cpu_loop_exit_noexc)(void *cpu) __attribute__((noreturn));
@@ -241,6 +243,10 @@ enum { CR4_PSE = 1 << 4, CR4_PAE = 1 << 5, CR4_OSFXSR = 1 << 9, CR4_SMEP = 1 << 
 enum { CR0_PE = 1, CR0_WP = 1 << 16, CR0_PG = 1u << 31 };
 enum { EXC_DB = 1, EXC_UD = 6, EXC_GP = 13, EXC_PF = 14, EXC_HLT = 0x10001 };
 
+/* How long run() may take when every instruction is slow: some 100 ms.  It comes
+ * back early then, which no guest can notice. */
+enum { EFFORT_LIMIT = 1000000, EFFORT_FILL = 3, EFFORT_FAULT = 10, EFFORT_ACCESS = 30, EFFORT_BLOCK = 150 };
+
 /* layout.c */
 const char *tt_layout_prepare(Engine *e);
 /* mmu.c */
@@ -258,6 +264,7 @@ uint64_t tt_tick(const Engine *e);
 void tt_set_tick(Engine *e, uint64_t tick);
 void tt_set_horizon(Engine *e, uint64_t horizon);
 void tt_reconsider(Engine *e);
+void tt_tired(Engine *e);
 int tt_run(Engine *e, uint64_t stop);
 uint64_t tt_flags(Engine *e);
 void tt_canonical_flags(Engine *e);
@@ -271,5 +278,12 @@ bool tt_denali_vmcall(Engine *e);
 void tt_denali_upcall(Engine *e, uint64_t mask);
 /* digest.c */
 void tt_digest_update(Engine *e);
+
+static inline void tt_effort(Engine *e, uint32_t units)
+{
+    e->effort += units;
+    if (unlikely(e->effort > EFFORT_LIMIT))
+        tt_tired(e);
+}
 
 #endif

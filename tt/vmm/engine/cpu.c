@@ -51,6 +51,15 @@ void tt_reconsider(Engine *e)
     tt_set_horizon(e, e->intr || e->failed || next < now ? now : next);
 }
 
+/* This run has taken long enough: end it at the next block. */
+void tt_tired(Engine *e)
+{
+    uint64_t now = tt_tick(e);
+    if (e->stop > now)
+        e->stop = now;
+    tt_reconsider(e);
+}
+
 static Block *block_of(const Engine *e)
 {
     /* A block's description lies at a fixed distance before its code. */
@@ -199,6 +208,7 @@ void tt_patch_block(Engine *e, Block *tb)
     int calls = 0;
 
     e->blocks_made++;
+    tt_effort(e, EFFORT_BLOCK);
     while (calls < 2) {
         bool is_call;
         int n = prologue_instruction(p, &is_call);
@@ -338,14 +348,20 @@ void tt_copy_state(Engine *e, uint8_t *to)
         memset(to + at, 0, size);
 }
 
-/* Put a copied state back; the holes keep what they hold. */
+/* Put a copied state back; the holes keep what they hold.  QEMU's breakpoints
+ * follow DR7: they are taken out before and put in after. */
 void tt_load_state(Engine *e, const uint8_t *from)
 {
     int size, done = 0;
+    uint64_t *dr7 = &ENV(e, tt_layout.dr + 56, uint64_t), wanted;
+    tt_inside.update_dr7(e->env, *dr7 & ~0xffull);
     for (int at; done < tt_layout.state_size; done = at + size) {
         at = next_hole(done, &size);
         memcpy(e->env + done, from + done, at - done);
     }
+    wanted = *dr7;
+    *dr7 &= ~0xffull;
+    tt_inside.update_dr7(e->env, wanted);
 }
 
 /* ---- system calls (AMD APM volume 3, "SYSCALL"; Intel SDM volume 2, "SYSENTER") ---- */
@@ -464,6 +480,7 @@ static void begin_access(Engine *e, uint32_t port, int size)
         tt_inside.cpu_loop_exit(e->cpu);
     }
     tt_set_tick(e, tt_tick(e) - 1);
+    e->effort += EFFORT_ACCESS;
 }
 
 static uint32_t on_in(uc_engine *uc, uint32_t port, int size, void *user)
@@ -478,6 +495,7 @@ static uint32_t on_in(uc_engine *uc, uint32_t port, int size, void *user)
     CURRENT(e) = current;
     tt_set_tick(e, tt_tick(e) + 1);
     tt_reconsider(e);
+    tt_effort(e, 0);
     return value;
 }
 
@@ -493,6 +511,7 @@ static void on_out(uc_engine *uc, uint32_t port, int size, uint32_t value, void 
     CURRENT(e) = current;
     tt_set_tick(e, tt_tick(e) + 1);
     tt_reconsider(e);
+    tt_effort(e, 0);
 }
 
 /* Guest-physical addresses with nothing behind them: a floating bus. */
@@ -512,9 +531,12 @@ static void void_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t v
 static void deliver(Engine *e, int vector)
 {
     tt_settle(e);
+    tt_effort(e, EFFORT_FAULT);
     if (!e->denali) {
         /* RF is set in the image that a fault pushes, clear in the handler. */
         tt_inside.do_interrupt(e->cpu);
+        if (e->effort > EFFORT_LIMIT)
+            leave(e, R_STOP); /* faults upon faults, and never a block between */
         return;
     }
     ENV(e, tt_layout.old_exception, int32_t) = -1;
@@ -584,6 +606,7 @@ int tt_run(Engine *e, uint64_t stop)
     e->stop = stop;
     e->reason = R_NONE;
     e->failed = false;
+    e->effort = 0;
     CURRENT(e) = 0;
     CPU32(e, tt_layout.cpu_cflags_next_tb) = -1;
     tt_reconsider(e);

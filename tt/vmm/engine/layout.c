@@ -132,6 +132,7 @@ static const char *find_functions(void)
     FIND(tb_lookup, "tcg_tb_lookup");
     FIND(tb_flush, "tb_flush");
     FIND(compute_flags, "helper_cc_compute_all");
+    FIND(update_dr7, "cpu_x86_update_dr7");
     FIND(check_io[0], "helper_check_iob");
     FIND(check_io[1], "helper_check_iow");
     FIND(check_io[2], "helper_check_iol");

@@ -324,6 +324,7 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
     (void)size;
 
     e->fills++;
+    tt_effort(e, EFFORT_FILL);
     if (e->denali && e->soft_tlb) {
         if (!tt_soft_lookup(e, addr, &w.paddr, &w.rights) || !(w.rights & (1 << rw))) {
             w.vector = EXC_PF;
