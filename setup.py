@@ -1,10 +1,13 @@
 """Build the engine against the Unicorn wheel; everything else is in pyproject.toml."""
 
+import sys
 from importlib.resources import files
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 ENGINE = Path("tt/vmm/engine")
 unicorn = Path(str(files("unicorn")))
@@ -20,4 +23,21 @@ engine = Extension(
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
 )
 
-setup(ext_modules=cythonize([engine], build_dir="build", language_level=3))
+
+
+class Build(build_ext):
+    """Build the engine, and the demo guest of the Denali machine, which ships inside the package."""
+
+    def run(self) -> None:
+        super().run()
+        # By path: importing the package would want the engine.
+        spec = spec_from_file_location("guest_build", "tt/vmm/denali/guest_build.py")
+        assert spec is not None and spec.loader is not None
+        guest_build = module_from_spec(spec)
+        package = Path("tt") if self.inplace else Path(self.build_lib) / "tt"
+        sys.path.insert(0, str(Path.cwd()))  # it imports tt.errors, which imports nothing
+        spec.loader.exec_module(guest_build)
+        guest_build.build_kit(Path("guests/denali"), package / "_guests" / "denali")
+
+
+setup(ext_modules=cythonize([engine], build_dir="build", language_level=3), cmdclass={"build_ext": Build})

@@ -1,0 +1,84 @@
+"""Record whole virtual machines, and go anywhere in their past.
+
+The public names, loaded when they are first used::
+
+    import tt
+
+    config = tt.configure("debian.img")                  # look into the guest, describe its machine
+    tt.record(config, "debian.tt", max_ticks=2 * 10**9)  # run it, write down what happens to it
+
+    with tt.open("debian.tt") as trace:                  # Trace: events, disk writes, console, SQL
+        replay = tt.Replay(trace)                        # the same machine, fed from the trace
+        replay.run_to(trace.resolve("50%"))              # exact to the instruction
+        replay.machine.engine.registers()
+        tt.verify(trace).good                            # everything, compared with the record
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tt.errors import BadInput, Divergence, EngineError, TTError, UsageError
+    from tt.log import Trace
+    from tt.record import Recording, record
+    from tt.replay import Replay, Verdict, verify
+    from tt.vmm.config import MachineConfig, configure
+    from tt.vmm.live import LiveSource
+    from tt.vmm.machine import Machine
+
+    open = Trace.open
+    __version__: str
+
+_HOMES = {
+    **dict.fromkeys(("BadInput", "Divergence", "EngineError", "TTError", "UsageError"), "tt.errors"),
+    "Trace": "tt.log",
+    "Recording": "tt.record",
+    **dict.fromkeys(("Replay", "Verdict", "verify"), "tt.replay"),
+    **dict.fromkeys(("MachineConfig", "configure"), "tt.vmm.config"),
+    "LiveSource": "tt.vmm.live",
+    "Machine": "tt.vmm.machine",
+}
+
+__all__ = [
+    "BadInput",
+    "Divergence",
+    "EngineError",
+    "LiveSource",
+    "Machine",
+    "MachineConfig",
+    "Recording",
+    "Replay",
+    "TTError",
+    "Trace",
+    "UsageError",
+    "Verdict",
+    "configure",
+    "open",
+    "record",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name (PEP 562)."""
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name == "record":
+        # The module itself: it can be called, and the import system would put it under this name anyway.
+        value = import_module("tt.record")
+    elif name == "open":
+        value = import_module("tt.log").Trace.open
+    elif name == "__version__":
+        from tt.cli.main import version
+
+        value = version()
+    else:
+        raise AttributeError(f"module 'tt' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

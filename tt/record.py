@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from tt.events import Event, Kind
 from tt.log import BackgroundWriter, ConsoleCoalescer
@@ -108,11 +111,11 @@ def record(
     source = source or LiveSource()
     writer = None
     begin = time.monotonic()
+    # The machine first: where it cannot be built, no trace is begun.
+    machine = build_machine(config, open_disks(config, check=False), source, entropy=entropy)
     if output is not None:
         writer = BackgroundWriter(output, meta_of(config), overwrite=overwrite)
     try:
-        disks = open_disks(config, check=False)
-        machine = build_machine(config, disks, source, entropy=entropy)
         source.now_ns = machine.clock.now
         source.wants_input = lambda: machine.wants_input
         recorder = None
@@ -184,3 +187,13 @@ def _why(stop: Stop) -> str:
     if stop.reason == "idle":
         return "idle for ever: nothing can wake the guest"
     return stop.detail
+
+
+class _CallableModule(ModuleType):
+    """Lets `tt.record(...)` record, though `tt.record` is this module too."""
+
+    def __call__(self, *args: Any, **options: Any) -> Recording:
+        return record(*args, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule

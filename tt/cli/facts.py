@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from tt.cli.output import cell, format_ns, format_size, kind_name
@@ -50,10 +51,46 @@ def trace_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"file {cell(name)}", format_size(size)
     for name, tick in facts["bookmarks"].items():
         yield f"bookmark @{cell(name)}", format_tick(tick)
-    for group in ("meta", "summary"):
-        yield from _flat("", facts[group])
+    meta = dict(facts["meta"])
+    if isinstance(meta.get("config"), dict):
+        yield from _machine(meta.pop("config"), facts["files"])
+        meta.pop("machine", None)
+        meta.pop("period_ns", None)
+    yield from _flat("", meta)
+    yield from _flat("", {key: value for key, value in facts["summary"].items() if key not in _TOLD})
     if "problems" in facts:
         yield "damage", "none"
+
+
+_TOLD = {"ended", "guest_ns"}  # parts of the summary that other lines tell
+
+
+def _machine(config: dict[str, Any], files: dict[str, int]) -> Iterator[tuple[str, str]]:
+    """Yield what a trace says of its machine.  Whoever wrote the trace may have written anything there."""
+    memory, epoch = config.get("mem_bytes"), config.get("epoch")
+    size = format_size(memory) if isinstance(memory, int) else cell(str(memory))
+    yield "machine", f"{cell(str(config.get('machine')))}, {size} of memory"
+    since = f" from {_utc(epoch)}" if isinstance(epoch, int) else ""
+    yield "clock", f"{cell(str(config.get('clock')))}, {cell(str(config.get('period_ns')))} ns a tick,{since}"
+    description = config.get("description")
+    for line in description if isinstance(description, list) else []:
+        if not str(line).startswith("command line"):  # told below
+            yield "boot", cell(str(line))
+    if config.get("cmdline"):
+        yield "command line", cell(str(config["cmdline"]))
+    disks = config.get("disks")
+    for number, disk in enumerate(disks if isinstance(disks, list) else []):
+        if isinstance(disk, dict) and isinstance(disk.get("size"), int):
+            where = "in the trace" if f"disk{number}" in files else "not in the trace"
+            image = f"{cell(str(disk['path']))} ({where})" if disk.get("path") else "blank"
+            yield f"disk {number}", f"{format_size(disk['size'])}, {image}"
+
+
+def _utc(seconds: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return str(seconds)
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:

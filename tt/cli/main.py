@@ -58,7 +58,7 @@ def _run(arguments: list[str]) -> int:
     except SystemExit as e:  # --help
         return int(e.code or 0)
     if options.version:
-        print(f"tt {_version()}")
+        print(f"tt {version()}")
         return 0
     if options.verb is None:
         parser.print_help()
@@ -67,12 +67,13 @@ def _run(arguments: list[str]) -> int:
     return code
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
+def version() -> str:
+    """Return the version of the installed package."""
+    from importlib import metadata
 
     try:
-        return version("tt-vmm")
-    except PackageNotFoundError:
+        return metadata.version("tt-vmm")
+    except metadata.PackageNotFoundError:
         return "(not installed)"
 
 

@@ -13,6 +13,12 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _KITS = (_PACKAGE / "_guests" / "denali", _PACKAGE.parent / "guests" / "denali")
 
 
+def demo_guest(scratch: Path) -> Path:
+    """Return the demo's ELF file: the one that came with the package, or in a checkout one built in `scratch`."""
+    shipped = _KITS[0] / "demo.elf"
+    return shipped if shipped.exists() else build(scratch)
+
+
 def build(out: Path, say: Callable[[str], None] = lambda line: None) -> Path:
     """Copy the C kit and the demo's source into `out`, build the demo there, and return its ELF file.
 

@@ -195,6 +195,58 @@ def configure_denali(
     )
 
 
+def sniff_machine(guest: Path | None) -> str:
+    """Return which machine a guest is for: `denali` if it is an ELF file that says so of itself, else `pc`."""
+    if guest is None:
+        return "pc"
+    from tt.vmm.denali.image import FILE_LIMIT, is_marked
+
+    try:
+        with guest.open("rb") as f:
+            if f.read(4) != b"\x7fELF":
+                return "pc"
+            f.seek(0)
+            return "denali" if is_marked(f.read(FILE_LIMIT)) else "pc"
+    except OSError as e:
+        raise BadInput(f"cannot read the guest {guest}: {e.strerror or e}") from None
+
+
+def configure(
+    guest: Path | None,
+    *,
+    machine: str | None = None,
+    mem_bytes: int | None = None,
+    kernel: Path | None = None,
+    initrd: Path | None = None,
+    append: str = "",
+    disks: Sequence[Path] = (),
+    clock: str = "virtual",
+    epoch: int | None = None,
+) -> MachineConfig:
+    """Describe the machine for `guest`, of the kind `machine` or of the kind the guest is for.
+
+    Raises `UsageError` for options that the machine does not know, `BadInput`
+    for files that it cannot use.
+    """
+    if (machine or sniff_machine(guest)) == "denali":
+        if guest is None:
+            raise UsageError("nothing to boot: give a Denali guest")
+        if kernel is not None or initrd is not None or append:
+            raise UsageError("a Denali guest is one ELF file: it takes no kernel, initrd or command line")
+        mem = DENALI_MEM if mem_bytes is None else mem_bytes
+        return configure_denali(guest, mem_bytes=mem, disks=disks, clock=clock, epoch=epoch)
+    return configure_pc(
+        guest,
+        mem_bytes=DEFAULT_MEM if mem_bytes is None else mem_bytes,
+        kernel=kernel,
+        initrd=initrd,
+        append=append,
+        disks=disks,
+        clock=clock,
+        epoch=epoch,
+    )
+
+
 def open_disks(config: MachineConfig, found: dict[int, Path] | None = None, *, check: bool = True) -> list[OverlayDisk]:
     """Open the base images, writable in memory only.
 

@@ -32,7 +32,9 @@ class LiveSource:
 
     At a prompt with no line left the recording ends, unless `forever`.  While
     `feeding`, more lines may come through `feed`: the guest's time stands still
-    at the prompt until one does.
+    at the prompt until one does.  Without `prompts` (a machine whose guests are no
+    shells) a line is typed whenever the guest idles and listens, and the script's
+    end ends nothing.
     """
 
     def __init__(
@@ -42,14 +44,17 @@ class LiveSource:
         script: Sequence[bytes] = (),
         forever: bool = False,
         feeding: bool = False,
+        prompts: bool = True,
     ) -> None:
         self.pace = pace
         self.forever = forever  # an idle guest with no input to come goes on: somebody set another end
         self.feeding = feeding
+        self.prompts = prompts
         self.stop_requested = False
         self.stop_reason = ""
         self.now_ns: Callable[[], int] = lambda: 0  # guest time, set by the owner of the machine
         self.wants_input: Callable[[], bool] = lambda: False
+        self.looked_up: Callable[[], None] = lambda: None  # called often, on the machine's thread
         self._script = deque(script)
         self._script_lines = len(script)
         self._typed: deque[tuple[int, bytes]] = deque()
@@ -110,6 +115,7 @@ class LiveSource:
 
     def wants_pause(self, tick: int) -> bool:
         """Whether somebody asked to stop, or it is time to commit."""
+        self.looked_up()
         return self.stop_requested or time.monotonic() >= self._air_at
 
     def breathed(self) -> None:
@@ -151,12 +157,14 @@ class LiveSource:
         """Type the next line of the script, or end the recording when none is left, if the guest waits for it."""
         if (not self._script and self.forever and not self.feeding) or not self.wants_input():
             return False
-        if not self._printed or self._printed.endswith(b"\n"):
+        if self.prompts and (not self._printed or self._printed.endswith(b"\n")):
+            return False
+        if not self.prompts and not self._script:
             return False
         now = self.now_ns()
         if self._prompt_since is None:
             self._prompt_since = now
-        if most_ns is not None and now - self._prompt_since < _LINE_GAP_NS:
+        if self.prompts and most_ns is not None and now - self._prompt_since < _LINE_GAP_NS:
             return False
         if self._script:
             self.type(self._script.popleft())

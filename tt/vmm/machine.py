@@ -207,10 +207,10 @@ class Machine(abc.ABC):
     def digest_parts(self) -> dict[str, bytes]:
         """Return 16-byte digests of the parts of the state: `cpu`, `ram`, `board`, `disks`."""
         state = self.save()
-        cpu = state.pop("cpu")
+        del state["cpu"]
         plain = json.dumps(state, sort_keys=True, separators=(",", ":")).encode()
         return {
-            "cpu": _hash(cpu),
+            "cpu": _hash(self.engine.architectural_state() + self.engine.own_state()),
             "ram": self.engine.ram_digest(),
             "board": _hash(plain),
             "disks": _hash(b"".join(disk.digest() for disk in self.disks)),

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,8 @@ def run(*command: str | Path, text: str | None = None) -> str:
     return done.stdout
 
 
-def write_tree(directory: Path, files: dict[str, bytes | str]) -> Path:
-    """Write `files`: bytes are contents, a string is the target of a symbolic link, a name ending in / a folder."""
+def write_tree(directory: Path, files: Mapping[str, bytes | str]) -> Path:
+    """Write `files`: bytes are contents, a string is a link's target, a name ending in / a folder."""
     for name, contents in files.items():
         path = directory / name.strip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,7 @@ def write_tree(directory: Path, files: dict[str, bytes | str]) -> Path:
 
 
 def make_ext(
-    path: Path, files: dict[str, bytes | str], *options: str, size: str = "24M", kind: str = "ext4"
+    path: Path, files: Mapping[str, bytes | str], *options: str, size: str = "24M", kind: str = "ext4"
 ) -> Path:
     """Make an ext2/3/4 image that holds `files`; `options` are mke2fs's."""
     need("mke2fs")
@@ -82,7 +83,7 @@ def make_fat(path: Path, files: dict[str, bytes], *, bits: int = 16, size: int =
 
 
 def join_mbr(path: Path, parts: list[Path], *, logical: int = 0) -> Path:
-    """Make a disk with a DOS partition table around images; the last `logical` of them are logical partitions."""
+    """Make a disk with a DOS partition table around images, the last `logical` of them logical partitions."""
     primaries, rest = parts[: len(parts) - logical], parts[len(parts) - logical :]
     disk = bytearray(MIB)
     disk[510:512] = b"\x55\xaa"
@@ -108,7 +109,7 @@ def join_mbr(path: Path, parts: list[Path], *, logical: int = 0) -> Path:
 
 
 def join_gpt(path: Path, parts: list[Path], *, sector: int = 512, backup_only: bool = False) -> Path:
-    """Make a disk with a GUID partition table around images, with wrong checksums, which readers must bear."""
+    """Make a disk with a GUID partition table around images; its checksums are wrong, for readers to bear."""
     disk = bytearray(MIB)
     disk[510:512] = b"\x55\xaa"
     struct.pack_into("<4xB3xII", disk, 446, 0xEE, 1, 0xFFFFFFFF)

@@ -8,7 +8,7 @@ import lzma
 import struct
 from collections.abc import Callable
 
-import lz4.block
+import lz4.block  # type: ignore[import-untyped]
 import zstandard
 from lzallright import LZOCompressor
 

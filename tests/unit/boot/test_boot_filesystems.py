@@ -44,7 +44,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "ext4 as of old": ("ext4", "-O", "^64bit,^metadata_csum,^flex_bg", "-I", "128"),
     "inline_data": ("ext4", "-O", "inline_data", "-I", "256"),
     "meta_bg": ("ext4", "-b", "1024", "-O", "meta_bg,^resize_inode"),
-    "meta_bg, small groups": ("ext4", "-b", "1024", "-g", "256", "-O", "meta_bg,^resize_inode"),
+    "meta_bg, small groups": ("ext4", "-b", "1024", "-g", "256", "-N", "1280", "-O", "meta_bg,^resize_inode"),
     "sparse_super2": ("ext4", "-O", "sparse_super2,^resize_inode"),
     "bigalloc": ("ext4", "-O", "bigalloc"),
     "bigalloc meta_bg": ("ext4", "-b", "1024", "-O", "bigalloc,meta_bg,^resize_inode"),
@@ -132,7 +132,7 @@ def test_holes_and_unwritten_extents(tmp_path: Path, kind: str) -> None:
 
 
 def test_files_in_many_pieces(tmp_path: Path) -> None:
-    """Every second block of a full file system is freed, so that the next file needs an extent tree of depth 2."""
+    """Free every second block of a full file system, so that the next file needs a deep extent tree."""
     filler = {f"f{i:05}": b"f" * 1000 for i in range(3000)}
     image = make_ext(
         tmp_path / "fs", filler, "-b", "1024", "-N", "4000", "-m", "0", "-O", "^has_journal", size="5M"

@@ -65,7 +65,7 @@ if [ x$feature_timeout_style = xy ] ; then
   set timeout_style=menu
   set timeout=5
 fi
-menuentry 'Debian GNU/Linux' --class debian --class gnu-linux --class os $menuentry_id_option 'gnulinux-simple-1111' {
+menuentry 'Debian GNU/Linux' --class debian --class os $menuentry_id_option 'gnulinux-simple-1111' {
 	load_video
 	insmod gzio
 	if [ x$grub_platform = xxen ]; then insmod xzio; insmod lzopio; fi
@@ -275,6 +275,7 @@ def test_blscfg() -> None:
 def test_multiboot_entries() -> None:
     target = first("menuentry m { multiboot /kernel a b; module /mod name }")
     assert (target.kernel, target.cmdline, target.initrds) == ("/kernel", "a b", ["/mod"])
+    assert menu("menuentry m { multiboot /kernel; module /one; module /two }") == []
 
 
 def test_environment_block() -> None:
@@ -287,9 +288,10 @@ def test_environment_block() -> None:
     "text",
     [
         "", "}", "{", "fi", "if", "if true", "if true; then", "menuentry", "menuentry x", "menuentry x {",
-        "function", "function f", "for", "for x", "for x in 1 2; do", "'", '"', "$", "${", "\\", "done; }; fi",
+        "function", "function f", "for", "for x", "for x in 1; do", "'", '"', "$", "${", "\\", "done; }; fi",
         "[", "]", "set", "unset x", "linux", "initrd /x", "submenu a { submenu b { menuentry c { } } }", "!",
-        "function f { f; }; f", "menuentry x { return; linux /k }", "return", "a=b=c", "=", "$$$", '"${x', "search -s",
+        "function f { f; }; f", "menuentry x { return; linux /k }", "return", "a=b=c", "=", "$$$", '"${x',
+        "search -s",
     ],
 )  # fmt: skip
 def test_nonsense_boots_nothing(text: str) -> None:

@@ -32,21 +32,30 @@ hostile = settings(
 )
 
 
-@st.composite
-def damage(draw: st.DrawFn, data: bytes, end: int | None = None) -> bytes:
-    """Flip bits, overwrite words, and cut `data`, mostly before offset `end`."""
+Damage = tuple[list[tuple[int, int]], int]
+"""Changes as `(where, what)`, and where to cut; all scaled to the data they are applied to."""
+
+WORDS = (0, 1, 2, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF)
+damages: st.SearchStrategy[Damage] = st.tuples(
+    st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 8 + len(WORDS) - 1)), max_size=12),
+    st.integers(0, 9999),
+)
+
+
+def damaged(data: bytes, damage: Damage, end: int | None = None) -> bytearray:
+    """Flip bits and overwrite words before offset `end`; one time in ten, cut the data too."""
+    changes, cut = damage
     out = bytearray(data)
     end = min(end or len(out), len(out))
-    for _ in range(draw(st.integers(0, 12))):
-        at = draw(st.integers(0, end - 1))
-        if draw(st.booleans()):
-            out[at] ^= 1 << draw(st.integers(0, 7))
+    for where, what in changes:
+        at = where % end
+        if what < 8:
+            out[at] ^= 1 << what
         else:
-            word = draw(st.sampled_from([0, 1, 2, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF]))
-            out[at : at + 4] = word.to_bytes(4, "little")
-    if draw(st.integers(0, 9)) == 0:
-        del out[draw(st.integers(0, len(out))) :]
-    return bytes(out)
+            out[at : at + 4] = WORDS[what - 8].to_bytes(4, "little")
+    if cut < 1000:
+        del out[len(out) * cut // 1000 :]
+    return out
 
 
 KERNELS = {
@@ -58,12 +67,12 @@ KERNELS = {
 
 
 @hostile
-@given(st.data(), st.sampled_from([(kind, kernel) for kind, group in KERNELS.items() for kernel in group]))
-def test_damaged_kernels(data: st.DataObject, chosen: tuple[str, bytes]) -> None:
-    kind, kernel = chosen
-    broken = data.draw(damage(kernel, 3000))
+@given(damages, st.sampled_from(list(KERNELS)), st.integers(0, 7))
+def test_damaged_kernels(damage: Damage, kind: str, which: int) -> None:
+    kernel = KERNELS[kind][which % len(KERNELS[kind])]
+    broken = damaged(kernel, damage, 3000)
     try:
-        plan = plan_boot_from_parts(kind, broken, b"initrd", "quiet", 64 * MIB)
+        plan = plan_boot_from_parts(kind, bytes(broken), b"initrd", "quiet", 64 * MIB)
     except BadInput as e:
         assert "\n" not in str(e)
         return
@@ -75,10 +84,10 @@ def test_damaged_kernels(data: st.DataObject, chosen: tuple[str, bytes]) -> None
 
 
 @hostile
-@given(st.data(), st.sampled_from([packer(make_elf(64)) for packer in PACKERS.values()]))
-def test_damaged_payloads(data: st.DataObject, payload: bytes) -> None:
+@given(damages, st.sampled_from(list(PACKERS)))
+def test_damaged_payloads(damage: Damage, name: str) -> None:
     try:
-        decompress.unpack(data.draw(damage(payload)), "kernel")
+        decompress.unpack(bytes(damaged(PACKERS[name](make_elf(64)), damage)), "kernel")
     except BadInput as e:
         assert "\n" not in str(e)
 
@@ -161,10 +170,10 @@ def test_damaged_heads_of_file_systems(name: str) -> None:
     image = filesystem_image(name)
 
     @hostile
-    @given(damage(image, 4096))
-    def check(broken: bytes) -> None:
+    @given(damages)
+    def check(damage: Damage) -> None:
         try:
-            fs = open_filesystem(io.BytesIO(broken), "disk")
+            fs = open_filesystem(io.BytesIO(damaged(image, damage, 4096)), "disk")
         except BadInput as e:
             assert "\n" not in str(e)
             return
@@ -228,14 +237,17 @@ def disk_image(kind: str) -> bytes:
 def test_damaged_partition_tables(kind: str) -> None:
     image = disk_image(kind)
 
+    # Extended boot records: the first, and the second behind its partition.
+    records = (MIB + 2 * 256 * 1024, MIB + 3 * 256 * 1024 + 512)
+    record_changes = st.tuples(st.sampled_from(records), st.integers(446, 490), st.integers(0, 255))
+
     @hostile
-    @given(st.data())
-    def check(data: st.DataObject) -> None:
-        broken = bytearray(data.draw(damage(image, 2048 if kind == "gpt" else 512)))
-        if kind == "mbr" and len(broken) == len(image):
-            for _ in range(data.draw(st.integers(0, 4))):
-                record = MIB + 2 * 256 * 1024 + data.draw(st.sampled_from([0, 256 * 1024 + 512])) + 446
-                broken[record + data.draw(st.integers(0, 40))] = data.draw(st.integers(0, 255))
+    @given(damages, st.lists(record_changes, max_size=4))
+    def check(damage: Damage, changes: list[tuple[int, int, int]]) -> None:
+        broken = damaged(image, damage, 2048 if kind == "gpt" else 512)
+        for record, at, value in changes:
+            if kind == "mbr" and record + at < len(broken):
+                broken[record + at] = value
         disk = DiskImage(io.BytesIO(broken), len(broken), "disk")
         assert len(disk.volumes) <= 1024
         try:
@@ -273,12 +285,12 @@ def test_random_bytes_behind_each_signature() -> None:
             find_boot_entry(DiskImage(io.BytesIO(data), len(data), "disk"))
 
 
-SCRIPT_PARTS = st.sampled_from(
-    ["menuentry", "submenu", "x", "{", "}", "if", "then", "elif", "else", "fi", ";", "\n", "for", "in", "do", "done",
-     "function", "f", "$f", "${x}", "'a b'", '"$x y"', "[", "]", "=", "-f", "set", "a=b", "a=$a$a", "linux", "/k",
-     "initrd", "return", "source", "/s", "default=1>0", "search", "--set=root", "while", "!", "'", '"', "\\", "#",
-     "blscfg", "load_env", "saved", "--id", "multiboot", "module", "test"]
-)  # fmt: skip
+WORDS_OF_SCRIPTS = """
+    menuentry submenu x { } if then elif else fi ; for in do done function f $f ${x} 'a b' "$x y" [ ] = -f
+    set a=b a=$a$a linux /k initrd return source /s default=1>0 search --set=root while ! ' " \\ # blscfg
+    load_env saved --id multiboot module test
+"""
+SCRIPT_PARTS = st.sampled_from([*WORDS_OF_SCRIPTS.split(), "\n"])
 
 
 @hostile

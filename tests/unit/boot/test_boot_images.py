@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -133,7 +134,9 @@ def test_qcow2_is_converted_once(tmp_path: Path, parts: list[Path], monkeypatch:
     raw = raw_image(path)
     assert raw.read_bytes() == parts[1].read_bytes()
     assert raw.parent == tmp_path / "cache/tt/images"
-    monkeypatch.setenv("PATH", "")  # the second time needs no qemu-img... but for the check that it is there
+    monkeypatch.setenv("PATH", "")
+    assert raw_image(path) == raw
+    os.utime(path, (1, 1))  # as if written anew
     with pytest.raises(BadInput, match="install qemu-img"):
         raw_image(path)
 

@@ -251,6 +251,13 @@ def test_errors_of_bzimage() -> None:
         linux.plan_bzimage(small, bytes(10 * MIB), "", MEM)
 
 
+def test_programs_are_no_kernels() -> None:
+    program = bytearray(make_elf(64))
+    program[64] = 3  # PT_INTERP
+    with pytest.raises(BadInput, match="a program for an operating system"):
+        linux.plan_elf(bytes(program), None, "", MEM)
+
+
 def test_elf_bombs_are_refused() -> None:
     elf = bytearray(make_elf(64))
     program = bytes(elf[64:120])

@@ -115,7 +115,7 @@ def test_errors(tmp_path: Path, disk: Path) -> None:
         ({"guest": put(tmp_path / "zero", b"")}, "is empty"),
     ):
         with pytest.raises(BadInput, match=message):
-            plan_boot(**arguments, mem_bytes=MEM)  # type: ignore[arg-type]
+            plan_boot(**arguments, mem_bytes=MEM)
     with pytest.raises(BadInput, match="needs at least 17 MB"):
         plan_boot(put(tmp_path / "k", make_elf(64)), mem_bytes=4 * MIB)
     with pytest.raises(BadInput, match="unknown kind of kernel 'hurd'"):
@@ -130,7 +130,7 @@ def test_an_image_whose_kernel_is_none(tmp_path: Path) -> None:
 
 def test_files_too_large_are_refused(tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tt.vmm.boot.bootconfig.MAX_INITRD", 3 * MIB)
-    with pytest.raises(BadInput, match="larger than 3 MB: is it a disk image"):
+    with pytest.raises(BadInput, match="over 3 MB: strip .* or is it a disk image"):
         plan_boot(disk, mem_bytes=MEM, initrd=disk)
 
 

@@ -200,9 +200,9 @@ class Guest:
         self.io.clear()
 
     def write(self, addr: int, data: bytes) -> None:
-        """Put bytes into the guest as it is at power-on."""
-        self.engine.write(addr, data)
-        self.start_ram = self.engine.read(0, self.engine.size)
+        """Put bytes into the guest as it is at power-on, which it goes back to."""
+        self.start_ram = self.start_ram[:addr] + data + self.start_ram[addr + len(data) :]
+        self.engine.restore_ram(self.start_ram)
 
     def put64(self, addr: int, *values: int) -> None:
         self.write(addr, struct.pack(f"<{len(values)}Q", *values))

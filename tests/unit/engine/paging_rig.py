@@ -40,7 +40,7 @@ write: mov byte ptr [rbx], 0xf4
 fetch: jmp rbx
 read8: mov rax, [rbx]
     hlt
-write8: mov [rbx], rax
+write8: mov [rbx], r15
     hlt
 rmw: lock inc byte ptr [rbx]
     hlt
@@ -121,6 +121,11 @@ class LongPaging(Guest):
             self.put64(slot, entry or table | P | W | U)
             at = (entry or table) & 0xFFFFFFFFF000
 
+    def unmap(self) -> None:
+        """Take back every mapping that `map` made."""
+        self.write(PML4 + 8, bytes(0xFF8))
+        self.write(TABLES, bytes(0x4000))
+
     def slot(self, addr: int, level: int) -> int:
         """Return where the entry of `level` for `addr` lies (0: PML4)."""
         at = PML4
@@ -143,7 +148,7 @@ class LongPaging(Guest):
         self.reset()
         for name, content in (
             ("rbx", addr), ("r8", OPS.index(op)), ("r9", int(user)), ("r10", cr0), ("r11", cr4), ("r12", efer),
-            ("rax", value),
+            ("r15", value),
         ):  # fmt: skip
             self.engine.set_register(name, content)
         registers = self.halt()

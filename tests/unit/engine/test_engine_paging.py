@@ -13,6 +13,7 @@ from paging_rig import (
     EFER_LONG,
     PAGE,
     PAGE2,
+    PD,
     Fault,
     LongPaging,
     ShortPaging,
@@ -31,8 +32,8 @@ def shared() -> LongPaging:
 @pytest.fixture
 def guest(shared: LongPaging) -> LongPaging:
     """Give a long-mode guest without mappings from before."""
-    shared.write(0x1008, bytes(0xFF8))
-    shared.write(0x60000, bytes(0x4000))
+    shared.put64(PD, P | W | U | PS | D | A)
+    shared.unmap()
     return shared
 
 
@@ -40,9 +41,11 @@ def guest(shared: LongPaging) -> LongPaging:
 @pytest.mark.parametrize("rights", [W | U, W, U, 0, W | U | NX, U | NX])
 @pytest.mark.parametrize("op", ["read", "write", "fetch", "rmw"])
 def test_rights(guest: LongPaging, op: str, rights: int, user: bool) -> None:
+    """QEMU reads first for a read-modify-write: where reading fails, the error code says so, not W."""
     guest.map(ADDR, 0, 0, 0, PAGE | P | A | D | rights)
     store, fetch = op in ("write", "rmw"), op == "fetch"
     denied = (user and not rights & U) or (store and not rights & W) or (fetch and bool(rights & NX))
+    store &= op == "write" or not user or bool(rights & U)
     error = PRESENT | WRITE * store | USER * user | FETCH * fetch
     assert guest.touch(op, ADDR + 0x123, user=user) == (page_fault(error, ADDR + 0x123) if denied else None)
 
@@ -53,14 +56,25 @@ def test_rights(guest: LongPaging, op: str, rights: int, user: bool) -> None:
 def test_not_present(guest: LongPaging, op: str, level: int, user: bool) -> None:
     if level:
         guest.map(ADDR, *[0] * level)
-    error = WRITE * (op in ("write", "rmw")) | USER * user | FETCH * (op == "fetch")
+    error = WRITE * (op == "write") | USER * user | FETCH * (op == "fetch")
     assert guest.touch(op, ADDR, user=user) == page_fault(error, ADDR)
 
 
 def test_fetch_is_told_only_with_nx_or_smep(guest: LongPaging) -> None:
+    guest.put64(PD, P | W | PS | D | A)  # the kernel in a supervisor's page
     assert guest.touch("fetch", ADDR, efer=EFER_LONG) == page_fault(0, ADDR)
     assert guest.touch("fetch", ADDR) == page_fault(FETCH, ADDR)
     assert guest.touch("fetch", ADDR, efer=EFER_LONG, cr4=CR4_PAE | CR4_SMEP) == page_fault(FETCH, ADDR)
+
+
+def test_supervisor_execution_prevention(guest: LongPaging) -> None:
+    guest.put64(PD, P | W | PS | D | A)
+    guest.map(ADDR, 0, 0, 0, PAGE | P | U | A | D)
+    assert guest.touch("fetch", ADDR) is None
+    assert guest.touch("fetch", ADDR, cr4=CR4_PAE | CR4_SMEP) == page_fault(PRESENT | FETCH, ADDR)
+    assert guest.touch("read", ADDR, cr4=CR4_PAE | CR4_SMEP) is None
+    guest.map(ADDR, 0, 0, 0, PAGE | P | A | D)
+    assert guest.touch("fetch", ADDR, cr4=CR4_PAE | CR4_SMEP) is None
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
@@ -96,6 +110,7 @@ def test_more_reserved_bits(guest: LongPaging) -> None:
     assert guest.touch("read", ADDR) == page_fault(PRESENT | RESERVED, ADDR)  # PS in a PML4 entry
     guest.map(ADDR, 0, 0x0010_0000 | P | W | PS)
     assert guest.touch("read", ADDR) == page_fault(PRESENT | RESERVED, ADDR)  # a 1 GB page at 1 MB
+    guest.unmap()
     guest.map(ADDR, 0, 0, 0x0010_0000 | P | W | PS)
     assert guest.touch("read", ADDR) == page_fault(PRESENT | RESERVED, ADDR)  # a 2 MB page at 1 MB
     guest.map(ADDR, 0, 0, 0x1000 | P | W | PS)  # bit 12 is PAT, not reserved
@@ -114,8 +129,7 @@ def test_large_pages(guest: LongPaging) -> None:
         level = len(entries) - 1
         assert guest.u64(guest.slot(base, level)) == P | W | U | PS | D | A
         assert guest.engine.translate(base + 0x12345) == 0x12345
-        guest.write(0x1008, bytes(0xFF8))
-        guest.write(0x60000, bytes(0x4000))
+        guest.unmap()
 
 
 def test_cr2_is_the_first_byte_that_failed(guest: LongPaging) -> None:
@@ -162,10 +176,9 @@ def test_dirty_bit_to_the_tick() -> None:
         mov rcx, [0x63000]      # the leaf
         mov [rbx], al           # the store
         mov rdx, [0x63000]
-        and byte ptr [0x63000], 0x9f # clear A and D, and do not tell the TLB
-        mov [rbx], al
-        mov rsi, [0x63000]
+        and byte ptr [0x63000], 0x9f # clear A and D
         invlpg [rbx]
+        mov sil, [rbx]
         mov [rbx], al
         mov rdi, [0x63000]
         hlt
@@ -177,7 +190,28 @@ def test_dirty_bit_to_the_tick() -> None:
     registers = guest.engine.registers()
     clean = PAGE | P | W | U
     assert [registers[name] for name in ("rcx", "rdx", "rdi")] == [clean, clean | D | A, clean | D | A]
-    assert registers["rsi"] == clean, "a TLB entry that may store needs no second look at the table"
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="an entry changed without INVLPG is seen at the next TLB fill, and fills depend on the host",
+)
+def test_table_changes_without_invlpg_are_deterministic() -> None:
+    """A guest that clears D (or P) and does not say so sees what the TLB still holds.
+
+    The architecture allows either; a recording must always choose the same one.
+    """
+    guest = Guest("""
+        mov rbx, 0x40000000
+        mov [rbx], al
+        and byte ptr [0x63000], 0x9f
+        mov [rbx], al
+        hlt
+    """)
+    guest.put64(0x2008, 0x62000 | P | W | U)
+    guest.put64(0x62000, 0x63000 | P | W | U)
+    guest.put64(0x63000, PAGE | P | W | U)
+    check_every_stop(guest)
 
 
 def test_write_protect(guest: LongPaging) -> None:
@@ -185,13 +219,6 @@ def test_write_protect(guest: LongPaging) -> None:
     assert guest.touch("write", ADDR) == page_fault(PRESENT | WRITE, ADDR)
     assert guest.touch("write", ADDR, cr0=CR0) is None
     assert guest.touch("write", ADDR, cr0=CR0, user=True) == page_fault(PRESENT | WRITE | USER, ADDR)
-
-
-def test_supervisor_execution_prevention(guest: LongPaging) -> None:
-    guest.map(ADDR, 0, 0, 0, PAGE | P | U | A | D)
-    # The kernel's own code lies in a user page here: with SMEP it faults right after MOV to CR4.
-    frame = guest.touch("fetch", ADDR, cr4=CR4_PAE | CR4_SMEP)
-    assert frame is None or frame.error == PRESENT | FETCH
 
 
 def test_non_canonical_addresses(guest: LongPaging) -> None:
@@ -293,6 +320,7 @@ def test_rights_32(kind: str, op: str, rights: int, user: bool, request: pytest.
     guest.put(SHORT, *([0] if guest.pae else []), 0, PAGE | P | rights)
     store = op in ("write", "rmw")
     denied = (user and not rights & U) or (store and not rights & W)
+    store &= op == "write" or not user or bool(rights & U)
     error = PRESENT | WRITE * store | USER * user
     assert guest.touch(op, SHORT + 0x123, user=user) == (page_fault(error, SHORT + 0x123) if denied else None)
     leaf = 0x60000 + (SHORT >> 12 & 1023) * 4 if not guest.pae else 0x61000 + (SHORT >> 12 & 511) * 8

@@ -13,11 +13,12 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from tt.errors import BadInput
 from tt.vmm.boot.filesystems import READABLE, FileSystem
-from tt.vmm.boot.filetree import normalise
+from tt.vmm.boot.filetree import normalise, printable
 from tt.vmm.boot.grubcfg import GrubMenu, parse_grubenv
 from tt.vmm.boot.images import DiskImage, Volume
 from tt.vmm.boot.syslinux import parse_syslinux
@@ -27,9 +28,20 @@ MAX_KERNEL = 256 << 20
 MAX_INITRD = 512 << 20
 _MAX_CONFIG = 1 << 20
 _MAX_BLS_ENTRIES = 200
+_MAX_EFI_VENDORS = 50
+_MAX_NOTES = 12
+_MAX_TRIED = 100  # entries whose files are looked for
 
 _GRUB_DIRECTORIES = ("/boot/grub", "/grub", "/boot/grub2", "/grub2")
-_SYSLINUX_DIRECTORIES = ("/boot/extlinux", "/extlinux", "/boot/syslinux", "/syslinux", "/", "/isolinux")
+_SYSLINUX_DIRECTORIES = (
+    "/boot/extlinux",
+    "/extlinux",
+    "/boot/syslinux",
+    "/syslinux",
+    "/boot",
+    "/",
+    "/isolinux",
+)
 _SYSLINUX_NAMES = ("extlinux.conf", "syslinux.cfg", "isolinux.cfg")
 _BLS_DIRECTORIES = ("/boot/loader", "/loader")
 _KERNEL_NAME = re.compile(r"(?:vmlinuz|bzImage|vmlinux|kernel)(?:-(.+))?$")
@@ -78,8 +90,8 @@ def find_boot_entry(image: DiskImage) -> BootEntry:
     """
     finder = _Finder(image)
     for source in (finder.grub, finder.syslinux, finder.bls, finder.plain):
-        for mounted, target, description in source():
-            entry = finder.load(mounted, target, description)
+        for mounted, target, description in islice(source(), _MAX_TRIED):
+            entry = finder.load(mounted, target, printable(description))
             if entry is not None:
                 return entry
     raise BadInput(f"no kernel found in {image.where} ({'; '.join(finder.notes)}): give --kernel")
@@ -95,17 +107,17 @@ class _Finder:
         self._mounted: list[_Mounted] = []
         for volume in image.volumes:
             if volume.type not in READABLE:
-                self.notes.append(f"{volume.name}: {volume.type or 'no file system'}")
+                self._note(f"{volume.name}: {volume.type or 'no file system'}")
                 continue
             try:
                 fs = image.filesystem(volume)
             except BadInput as e:
-                self.notes.append(str(e))
+                self._note(str(e))
                 continue
             self._mounted.append(_Mounted(volume, fs))
-            self.notes.append(f"{volume.name}: {fs.kind}")
+            self._note(f"{volume.name}: {fs.kind}")
         if not image.volumes:
-            self.notes.append("no file system and no partition table")
+            self._note("no file system and no partition table")
 
     # Sources of targets
 
@@ -195,7 +207,8 @@ class _Finder:
     # Files
 
     def _note(self, note: str) -> None:
-        if len(self.notes) < 12 and note not in self.notes:
+        note = printable(note, 500)
+        if len(self.notes) < _MAX_NOTES and note not in self.notes:
             self.notes.append(note)
 
     def _tried(self, path: str, parse: Callable[[], list[Target]]) -> list[Target]:
@@ -218,7 +231,7 @@ class _Finder:
         for directory in _GRUB_DIRECTORIES:
             yield f"{directory}/grub.cfg"
         for efi in ("/EFI", "/boot/efi/EFI"):
-            for name in self._list(mounted, efi):
+            for name in self._list(mounted, efi)[:_MAX_EFI_VENDORS]:
                 yield f"{efi}/{name}/grub.cfg"
 
     def _syslinux_configs(self, mounted: _Mounted) -> Iterator[str]:

@@ -10,7 +10,7 @@ from tt.vmm.boot.plan import Segment
 
 MAGIC = b"\x7fELF"
 _EM_386, _EM_X86_64 = 3, 62
-_PT_LOAD = 1
+_PT_LOAD, _PT_INTERP = 1, 3
 _MAX_SEGMENTS = 1024
 
 
@@ -67,6 +67,8 @@ def _parse(data: bytes, bits: int, what: str) -> ElfImage:
             kind, _, position, virtual, addr, size, in_memory = struct.unpack_from("<IIQQQQQ", data, offset)
         else:
             kind, position, virtual, addr, size, in_memory = struct.unpack_from("<IIIIII", data, offset)
+        if kind == _PT_INTERP:
+            raise BadInput(f"{what} is a program for an operating system, not a kernel")
         if kind != _PT_LOAD:
             continue
         total += size

@@ -32,7 +32,9 @@ _SPARSE_SUPER2 = 0x200
 _ROOT_INODE = 2
 _FLAG_ENCRYPTED, _FLAG_EXTENTS, _FLAG_INLINE = 0x800, 0x80000, 0x10000000
 _KINDS: dict[int, Kind] = {0x8: "file", 0x4: "directory", 0xA: "symlink"}
-_MAX_DIRECTORY = 64 << 20
+_MAX_DIRECTORY = 16 << 20
+_KEPT_DIRECTORY = 256 << 10  # bytes of a directory worth keeping in memory
+_KEPT_DIRECTORIES = 64
 _MAX_EXTENT_DEPTH = 5
 _UNWRITTEN = 0x8000  # an extent this long or longer is allocated but reads as zeros
 _XATTR_MAGIC = 0xEA020000
@@ -102,6 +104,7 @@ class ExtFileSystem(FileSystem[Inode]):
         self.kind = "ext4" if incompat & 0x2D0 else "ext3" if compat & 0x4 else "ext2"
         self.uuid = str(uuid.UUID(bytes=sb[104:120]))
         self.label = sb[120:136].split(b"\0")[0].decode("utf-8", "replace")
+        self._kept: dict[int, dict[str, int]] = {}
         self._newer: Mapping[int, JournalCopy] = {}
         if incompat & _RECOVER:
             self._newer = self._read_journal(u32(0xE0))
@@ -325,10 +328,15 @@ class ExtFileSystem(FileSystem[Inode]):
         return (name for name, _ in self._directory(node))
 
     def _child(self, node: Inode, name: str) -> Inode | None:
-        for other, number in self._directory(node):
-            if other == name:
-                return self._inode(number)
-        return None
+        names = self._kept.get(node.number)
+        if names is None:
+            names = dict(self._directory(node))
+            if node.size <= _KEPT_DIRECTORY:
+                if len(self._kept) >= _KEPT_DIRECTORIES:
+                    self._kept.clear()
+                self._kept[node.number] = names
+        number = names.get(name)
+        return self._inode(number) if number is not None else None
 
     def _read(self, node: Inode) -> bytes:
         if node.flags & _FLAG_ENCRYPTED:

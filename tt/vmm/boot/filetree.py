@@ -15,6 +15,7 @@ MAX_FILE = 512 << 20
 """Most bytes `FileSystem.read` returns unless told otherwise."""
 
 _MAX_SYMLINKS = 40  # as Linux (path_resolution(7))
+_MAX_PARTS = 4096  # names in a path, links put in; Linux's PATH_MAX would allow half
 
 Kind = Literal["file", "directory", "symlink", "other"]
 NodeT = TypeVar("NodeT")
@@ -81,9 +82,11 @@ class FileSystem(abc.ABC, Generic[NodeT]):
         with self._guard(path):
             stat = self._stat(node)
             if stat.kind != "file":
-                raise BadInput(f"{path} on {self.where} is no regular file")
+                raise BadInput(f"{printable(path)} on {self.where} is no regular file")
             if stat.size > limit:
-                raise BadInput(f"{path} on {self.where} is {stat.size} bytes, over the bound of {limit}")
+                raise BadInput(
+                    f"{printable(path)} on {self.where} is {stat.size} bytes, over the bound of {limit}"
+                )
             return self._read(node)
 
     def listdir(self, path: str) -> list[str]:
@@ -91,7 +94,7 @@ class FileSystem(abc.ABC, Generic[NodeT]):
         node = self._resolve(path)[-1]
         with self._guard(path):
             if self._stat(node).kind != "directory":
-                raise BadInput(f"{path} on {self.where} is no directory")
+                raise BadInput(f"{printable(path)} on {self.where} is no directory")
             return sorted(name for name in self._names(node) if name not in (".", ".."))
 
     def readlink(self, path: str) -> str:
@@ -99,7 +102,7 @@ class FileSystem(abc.ABC, Generic[NodeT]):
         node = self._resolve(path, follow=False)[-1]
         with self._guard(path):
             if self._stat(node).kind != "symlink":
-                raise BadInput(f"{path} on {self.where} is no symbolic link")
+                raise BadInput(f"{printable(path)} on {self.where} is no symbolic link")
             return self._link_target(node)
 
     @abc.abstractmethod
@@ -127,19 +130,21 @@ class FileSystem(abc.ABC, Generic[NodeT]):
             names = [name for name in reversed(path.split("/")) if name not in ("", ".")]
             links = 0
             while names:
+                if len(names) > _MAX_PARTS:
+                    raise NotFound(f"{printable(path)} on {self.where} is too long a path")
                 name = names.pop()
                 if name == "..":
                     del trail[max(len(trail) - 1, 1) :]
                     continue
                 if self._stat(trail[-1]).kind != "directory":
-                    raise NotFound(f"no {path} on {self.where}")
+                    raise NotFound(f"no {printable(path)} on {self.where}")
                 node = self._child(trail[-1], name)
                 if node is None:
-                    raise NotFound(f"no {path} on {self.where}")
+                    raise NotFound(f"no {printable(path)} on {self.where}")
                 if self._stat(node).kind == "symlink" and (names or follow):
                     links += 1
                     if links > _MAX_SYMLINKS:
-                        raise NotFound(f"{path} on {self.where} is a loop of symbolic links")
+                        raise NotFound(f"{printable(path)} on {self.where} is a loop of symbolic links")
                     target = self._link_target(node)
                     if target.startswith("/"):
                         del trail[1:]
@@ -157,7 +162,12 @@ class FileSystem(abc.ABC, Generic[NodeT]):
             raise
         except Exception as e:
             reason = str(e) or type(e).__name__
-            raise BadInput(f"{self.kind} on {self.where} is damaged at {path}: {reason}") from None
+            raise BadInput(f"{self.kind} on {self.where} is damaged at {printable(path)}: {reason}") from None
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """Return at most `limit` characters of text from an image, safe to print on a terminal in one line."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:limit])
 
 
 def normalise(path: str) -> str:

@@ -16,7 +16,7 @@ from tt.errors import BadInput
 from tt.vmm.boot.grubscript import MAX_DEPTH, Node, Parser, Word
 from tt.vmm.boot.target import Target
 
-_MAX_STEPS = 50_000  # commands run in all
+_MAX_STEPS = 20_000  # commands run in all
 _MAX_VALUE = 16 << 10  # characters in a variable, or in all words of a command
 _MAX_ENTRIES = 2_000
 
@@ -346,6 +346,8 @@ class _Run:
 
     def _do_module(self, args: list[str]) -> bool:
         if args and self._target is not None:
+            if self._target.initrds:
+                self._target.kernel = ""  # a plan has room for one module: pass this entry over
             self._target.initrds.append(self._located(args[0]))
         return True
 

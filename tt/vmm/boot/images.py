@@ -20,7 +20,7 @@ from tt.vmm.boot import filesystems
 SECTOR = 512
 
 _MAX_LOGICAL = 128  # logical partitions followed; Linux itself stops at 256 minors
-_MAX_GPT_ENTRIES = 1024
+_MAX_GPT_ENTRIES = 256  # Linux has no more minor numbers for a virtio disk
 _EXTENDED = (0x05, 0x0F, 0x85)
 _GPT_PROTECTIVE = 0xEE
 
@@ -182,8 +182,6 @@ def _convert_qcow2(path: Path, head: bytes) -> Path:
     if size > _QCOW_MAX_SIZE:
         raise BadInput(f"{path} claims a disk of {size >> 40} TB: damaged?")
     tool = shutil.which("qemu-img")
-    if tool is None:
-        raise BadInput(f"{path} is a qcow2 image: install qemu-img (in qemu-utils), or convert it to raw")
     try:
         info = path.stat()
         key = f"{path.resolve()}\0{info.st_size}\0{info.st_mtime_ns}".encode("utf-8", "surrogateescape")
@@ -192,6 +190,8 @@ def _convert_qcow2(path: Path, head: bytes) -> Path:
         target = cache / f"{hashlib.sha256(key).hexdigest()[:32]}.raw"
         if target.exists():
             return target
+        if tool is None:
+            raise BadInput(f"{path} is a qcow2 image: install qemu-img (in qemu-utils), or convert it to raw")
         handle, name = tempfile.mkstemp(suffix=".partial", dir=cache)
         os.close(handle)
         partial = Path(name)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tt.errors import BadInput
 from tt.vmm.boot import elf, plan
 from tt.vmm.boot.decompress import sniff_compression, unpack
+from tt.vmm.boot.filetree import printable
 from tt.vmm.boot.plan import GDT_BASE, GDT_LIMIT, HIGH_RAM_START, MIB, PAGE, BootPlan, CpuStart, Segment
 
 BZIMAGE = "linux-bzimage"
@@ -254,7 +255,7 @@ def _finish(job: _Job, segments: list[Segment], kernel_end: int, start: CpuStart
         initrd_addr = _initrd_address(len(job.initrd), kernel_end, job.header.initrd_addr_max, job.mem_bytes)
         segments.append((initrd_addr, job.initrd))
         description.append(f"initrd: {len(job.initrd)} bytes at {initrd_addr:#x}")
-    description.append(f"command line: {job.cmdline}")
+    description.append(f"command line: {printable(job.cmdline, 4096)}")
     segments.append((_ZERO_PAGE, _zero_page(job, cmdline_addr, initrd_addr)))
     return BootPlan(
         segments=plan.checked_segments(segments, job.mem_bytes, "kernel"),

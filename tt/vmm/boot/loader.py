@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tt.errors import BadInput
 from tt.vmm.boot import bootconfig, elf, images, linux, multiboot
+from tt.vmm.boot.filetree import printable
 from tt.vmm.boot.plan import BootPlan
 
 PC_CMDLINE = (
@@ -60,7 +61,9 @@ def plan_boot(
         kernel_bytes, initrd_bytes, cmdline = entry.kernel, entry.initrd, entry.cmdline
         notes.append(f"boots {entry.description}")
         if _kind(kernel_bytes) is None:
-            raise BadInput(f"{entry.kernel_path} in {guest} is no kernel tt can boot: give --kernel")
+            raise BadInput(
+                f"{printable(entry.kernel_path)} in {guest} is no kernel tt can boot: give --kernel"
+            )
     if initrd is not None:
         initrd_bytes = _read(initrd, bootconfig.MAX_INITRD)
     kind = _kind(kernel_bytes)
@@ -152,7 +155,7 @@ def _kind_of_file(path: Path) -> str | None:
     """Tell what kernel a host file is by its beginning; None for what may be a disk image."""
     head = _read_head(path)
     kind = _kind(head)
-    # The boot code of a disk could hold the Multiboot numbers; a partition table or file system decides.
+    # The boot code of a disk could hold the Multiboot numbers; its signature decides.
     if kind == multiboot.KIND and head[510:512] == b"\x55\xaa" and not head.startswith(elf.MAGIC):
         return None
     return kind
@@ -173,12 +176,14 @@ def _read(path: Path, limit: int) -> bytes:
     except OSError as e:
         raise BadInput(f"cannot read {path}: {e.strerror or e}") from None
     if len(data) > limit:
-        raise BadInput(f"{path} is larger than {limit >> 20} MB: is it a disk image?")
+        raise BadInput(
+            f"{path} is over {limit >> 20} MB: strip its debug information, or is it a disk image?"
+        )
     if not data:
         raise BadInput(f"{path} is empty")
     return data
 
 
 def is_kernel(path: Path) -> bool:
-    """Return whether the file at `path` is a kernel itself, not a disk image; raises `BadInput` if unreadable."""
+    """Tell whether a file is a kernel itself, not a disk image; raises `BadInput` if it cannot be read."""
     return _kind_of_file(path) is not None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tt.errors import BadInput
 from tt.vmm.boot import elf, plan
+from tt.vmm.boot.filetree import printable
 from tt.vmm.boot.plan import GDT_BASE, GDT_LIMIT, HIGH_RAM_START, LOW_RAM_END, BootPlan, CpuStart, Segment
 
 KIND = "multiboot"
@@ -86,7 +87,7 @@ def plan_multiboot(kernel: bytes, module: bytes | None, cmdline: str, mem_bytes:
         plan.need_memory(mem_bytes, module_addr + len(module), "Multiboot kernel with module")
         segments.append((module_addr, module))
         description.append(f"module: {len(module)} bytes at {module_addr:#x}")
-    description.append(f"command line: {cmdline}")
+    description.append(f"command line: {printable(cmdline, 4096)}")
     segments.append((_INFO, _information(cmdline, module_addr, len(module or b""), mem_bytes)))
     segments.append((GDT_BASE, plan.gdt("protected32")))
     start = CpuStart(

@@ -91,6 +91,7 @@ cdef extern from "core.h" nogil:
     void tt_load_state(CEngine *e, const uint8_t *state)
     void tt_denali_upcall(CEngine *e, uint64_t mask)
     void tt_digest_update(CEngine *e)
+    int tt_architectural_state(CEngine *e, uint8_t *out)
 
 STOP = R_STOP
 HALT = R_HALT
@@ -395,6 +396,11 @@ cdef class Engine:
         values["idtr_base"] = self._segment(9).base
         return values
 
+    def architectural_state(self):
+        cdef uint8_t buffer[2048]
+        cdef int size = tt_architectural_state(&self.c, buffer)
+        return PyBytes_FromStringAndSize(<char *>buffer, size)
+
     def register_checksum(self):
         cdef uint64_t *regs = <uint64_t *>self.c.env
         cdef uint64_t a = 0x9e3779b97f4a7c15
@@ -480,13 +486,15 @@ cdef class Engine:
         tt_copy_state(&self.c, <uint8_t *><char *>copy)
         return copy
 
+    def own_state(self):
+        if not self.c.denali:
+            return b""
+        return (PyBytes_FromStringAndSize(<char *>self.c.soft, sizeof(self.c.soft))
+                + PyBytes_FromStringAndSize(<char *>self.c.soft_next, sizeof(self.c.soft_next))
+                + bytes([self.c.soft_tlb]))
+
     def save(self):
-        cdef bytes soft = b""
-        if self.c.denali:
-            soft = (PyBytes_FromStringAndSize(<char *>self.c.soft, sizeof(self.c.soft))
-                    + PyBytes_FromStringAndSize(<char *>self.c.soft_next, sizeof(self.c.soft_next))
-                    + bytes([self.c.soft_tlb]))
-        return self._env() + soft
+        return self._env() + self.own_state()
 
     def load(self, bytes state):
         cdef const char *p = state

@@ -45,6 +45,8 @@ enum {
     ENV_HFLAGS2 = 180,
     ENV_SEGS = 184, /* ES CS SS DS FS GS, then LDT TR GDT IDT */
     ENV_CR = 424,   /* CR0..CR8 */
+    ENV_FPSTT = 604, /* then status, control, tags */
+    ENV_FPREGS = 624,
 };
 
 typedef struct Segment {
@@ -188,6 +190,7 @@ typedef struct Layout {
     int dr, error_code, old_exception;
     int xmm; /* 32 registers of 64 bytes and a temporary; the guest sees 16 bytes of 16 of them */
     int left, current; /* where `left` and the running block's id live in env */
+    int entry_tick;    /* ... and, saved with the state: the last exception's tick, and how many since */
     int state_size;    /* bytes of env that are the CPU's state */
     int cpu_exception_index, cpu_halted, cpu_cflags_next_tb;
     int tlb_fast;      /* from env, negative */
@@ -226,6 +229,8 @@ extern Inside tt_inside;
 #define EFER(e) ENV(e, tt_layout.efer, uint64_t)
 #define LEFT(e) ENV(e, tt_layout.left, int64_t)
 #define CURRENT(e) ENV(e, tt_layout.current, uint32_t)
+#define ENTRY_TICK(e) ENV(e, tt_layout.entry_tick, uint64_t)
+#define ENTRY_COUNT(e) ENV(e, tt_layout.entry_tick + 8, uint64_t)
 #define CPU32(e, off) (*(int32_t *)((e)->cpu + (off)))
 
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI };
@@ -278,6 +283,8 @@ bool tt_denali_vmcall(Engine *e);
 void tt_denali_upcall(Engine *e, uint64_t mask);
 /* digest.c */
 void tt_digest_update(Engine *e);
+enum { ARCHITECTURAL_MAX = 2048 };
+int tt_architectural_state(Engine *e, uint8_t *out);
 
 static inline void tt_effort(Engine *e, uint32_t units)
 {

@@ -51,12 +51,14 @@ void tt_reconsider(Engine *e)
     tt_set_horizon(e, e->intr || e->failed || next < now ? now : next);
 }
 
-/* This run has taken long enough: end it at the next block. */
+/* This run has taken long enough: end it after the next instruction that retires.
+ * Not before: between a fault at this tick and its handler's first instruction
+ * the tick is the same but the state is not that in which run(tick) stops. */
 void tt_tired(Engine *e)
 {
-    uint64_t now = tt_tick(e);
-    if (e->stop > now)
-        e->stop = now;
+    uint64_t next = tt_tick(e) + 1;
+    if (e->stop > next)
+        e->stop = next;
     tt_reconsider(e);
 }
 
@@ -126,6 +128,32 @@ static __attribute__((noreturn)) void next_block(Engine *e)
     tt_inside.cpu_loop_exit(e->cpu);
 }
 
+/* A guest can arrange that the CPU enters handlers for ever and executes nothing (a
+ * handler whose first instruction faults, on an IST stack).  No tick would pass, and
+ * nothing could stop it: end the machine.  The count is part of the CPU's state, so
+ * that the end does not depend on where the machine was stopped or restored. */
+static void count_entry(Engine *e)
+{
+    enum { ENTRIES_ALLOWED = 10000 };
+    uint64_t now = tt_tick(e);
+
+    if (ENTRY_TICK(e) != now) {
+        ENTRY_TICK(e) = now;
+        ENTRY_COUNT(e) = 0;
+    }
+    if (unlikely(++ENTRY_COUNT(e) > ENTRIES_ALLOWED)) {
+        snprintf(e->error, sizeof e->error, "%d exceptions in a row and not one instruction executed, at rip %#llx",
+                 ENTRIES_ALLOWED, (unsigned long long)EIP(e));
+        leave(e, R_SHUTDOWN);
+    }
+}
+
+/* QEMU clears RF where a block ends, which must not be where we happened to cut it. */
+static bool one_by_one(const Block *tb)
+{
+    return (tb->flags & FLAG_RF) && tb->icount > 1;
+}
+
 /* The running block would pass the horizon.  It has not run yet. */
 static void block_slow(uint8_t *env)
 {
@@ -144,16 +172,18 @@ static void block_slow(uint8_t *env)
         if (now >= next)
             leave(e, R_STOP);
         int vector = e->calls.acknowledge(e->self);
-        if (vector >= 0)
+        if (vector >= 0) {
+            count_entry(e);
             tt_inside.do_interrupt_hard(e->env, vector, 1);
+        }
         tt_reconsider(e);
         next_block(e);
     }
-    if (now + tb->icount > next) { /* cut the block */
+    if (now + tb->icount > next || one_by_one(tb)) { /* cut the block */
         tt_set_tick(e, now);
         tt_set_horizon(e, next);
         EIP(e) = tb->pc - tb->cs_base;
-        CPU32(e, tt_layout.cpu_cflags_next_tb) = (int32_t)(next - now);
+        CPU32(e, tt_layout.cpu_cflags_next_tb) = one_by_one(tb) ? 1 : (int32_t)(next - now);
         next_block(e);
     }
     tt_set_horizon(e, e->intr ? now : next);
@@ -170,7 +200,7 @@ static void on_block(uc_engine *uc, uint64_t pc, uint32_t size, void *user)
         return;
     LEFT(e) -= tb->icount;
     CURRENT(e) = (uint32_t)(tb->code - e->code_base) + 1;
-    if (LEFT(e) < 0)
+    if (LEFT(e) < 0 || one_by_one(tb))
         block_slow(e->env);
 }
 
@@ -233,7 +263,7 @@ void tt_patch_block(Engine *e, Block *tb)
     PUT(words, 8);
     PUT("\xc7\x85", 2);
     PUT(words + 2, 8);
-    PUT("\x79", 1);
+    PUT(one_by_one(tb) ? "\xa8" : "\x79", 1); /* "test al, rel8" falls through to the call */
     *q = (uint8_t)(end - (q + 1 - patch)), q++;
     PUT("\x48\x89\xef\x48\xb8", 5);
     PUT(&slow, 8);
@@ -530,13 +560,15 @@ static void void_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t v
 
 static void deliver(Engine *e, int vector)
 {
-    tt_settle(e);
+    if (vector == EXC_DB && CURRENT(e) && block_of(e)->icount == 1 && block_of(e)->size > 1)
+        CURRENT(e) = 0; /* a single step, complete even if RIP did not move; a breakpoint's block has 1 byte */
+    else
+        tt_settle(e);
+    count_entry(e);
     tt_effort(e, EFFORT_FAULT);
     if (!e->denali) {
         /* RF is set in the image that a fault pushes, clear in the handler. */
         tt_inside.do_interrupt(e->cpu);
-        if (e->effort > EFFORT_LIMIT)
-            leave(e, R_STOP); /* faults upon faults, and never a block between */
         return;
     }
     ENV(e, tt_layout.old_exception, int32_t) = -1;

@@ -47,3 +47,67 @@ void tt_digest_update(Engine *e)
     /* Stores to these pages must be seen again: take all store rights back. */
     tt_flush_tlb(e);
 }
+
+/*
+ * The architectural state of the CPU in a fixed form, the same whatever Unicorn's
+ * layout: what the digest of a recording is made of (docs/trace-format.md).
+ *
+ *   u64 x 16  RAX RCX RDX RBX RSP RBP RSI RDI R8-R15
+ *   u64 x 2   RIP RFLAGS
+ *   10 x { u64 selector, base, limit, flags }   ES CS SS DS FS GS LDTR TR GDTR IDTR
+ *   u64 x 4   CR0 CR2 CR3 CR4
+ *   u64 x 9   EFER STAR LSTAR CSTAR FMASK KERNEL_GS_BASE SYSENTER_CS SYSENTER_ESP SYSENTER_EIP
+ *   u64 x 6   DR0-DR3 DR6 DR7
+ *   u64       1 in the shadow of STI or MOV SS
+ *   u64 x 4   x87: top of stack, status, control, tags (a byte each, 1 = empty)
+ *   10 x 8    x87 registers, physical order
+ *   u64       MXCSR
+ *   16 x 16   XMM0-XMM15
+ */
+int tt_architectural_state(Engine *e, uint8_t *out)
+{
+    const Layout *l = &tt_layout;
+    uint8_t *p = out;
+    uint64_t tags;
+
+#define U64(value) do { uint64_t v = (value); memcpy(p, &v, 8); p += 8; } while (0)
+    for (int i = 0; i < 16; i++)
+        U64(REG(e, i));
+    U64(EIP(e));
+    U64(tt_flags(e));
+    for (int i = 0; i < 10; i++) {
+        const Segment *s = &SEG(e, i);
+        bool is_table = i >= SEG_GDT;
+        U64(is_table ? 0 : s->selector);
+        U64(s->base);
+        U64(s->limit);
+        U64(is_table ? 0 : s->flags);
+    }
+    U64(CR(e, 0));
+    U64(CR(e, 2));
+    U64(CR(e, 3));
+    U64(CR(e, 4));
+    U64(EFER(e));
+    U64(ENV(e, l->star, uint64_t));
+    for (int i = 0; i < 4; i++) /* then KERNEL_GS_BASE */
+        U64(ENV(e, l->lstar + 8 * i, uint64_t));
+    U64(ENV(e, l->sysenter_cs, uint32_t));
+    U64(ENV(e, l->sysenter_esp, uint64_t));
+    U64(ENV(e, l->sysenter_eip, uint64_t));
+    for (int i = 0; i < 8; i++)
+        if (i != 4 && i != 5)
+            U64(ENV(e, l->dr + 8 * i, uint64_t));
+    U64(HFLAGS(e) & HF_INHIBIT_IRQ ? 1 : 0);
+    U64(ENV(e, ENV_FPSTT, uint32_t));
+    U64(ENV(e, ENV_FPSTT + 4, uint16_t));
+    U64(ENV(e, ENV_FPSTT + 6, uint16_t));
+    memcpy(&tags, e->env + ENV_FPSTT + 8, 8);
+    U64(tags);
+    for (int i = 0; i < 8; i++, p += 10)
+        memcpy(p, e->env + ENV_FPREGS + 16 * i, 10);
+    U64(ENV(e, l->xmm - 8, uint32_t));
+    for (int i = 0; i < 16; i++, p += 16)
+        memcpy(p, e->env + l->xmm + 64 * i, 16);
+#undef U64
+    return (int)(p - out);
+}

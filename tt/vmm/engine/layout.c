@@ -342,14 +342,33 @@ static const char *find_offsets(Engine *e)
         return refuse("its SSE registers cannot be found");
     l->xmm = at - 64;
 
+    /* x87 control word and a register; MXCSR lies before the SSE registers */
+    uint16_t fpcw = 0x0f3f, old_fpcw;
+    uint32_t mxcsr = 0x1fa0, old_mxcsr;
+    struct { uint64_t mantissa; uint16_t exponent; } __attribute__((packed)) st = {magic, 0x4123}, old_st;
+    uc_reg_read(e->uc, UC_X86_REG_FPCW, &old_fpcw);
+    uc_reg_read(e->uc, UC_X86_REG_MXCSR, &old_mxcsr);
+    uc_reg_read(e->uc, UC_X86_REG_FP0, &old_st);
+    uc_reg_write(e->uc, UC_X86_REG_FPCW, &fpcw);
+    uc_reg_write(e->uc, UC_X86_REG_MXCSR, &mxcsr);
+    uc_reg_write(e->uc, UC_X86_REG_FP0, &st);
+    bool fits_fpu = ENV(e, ENV_FPSTT + 6, uint16_t) == fpcw && ENV(e, l->xmm - 8, uint32_t) == mxcsr
+                    && ENV(e, ENV_FPREGS, uint64_t) == magic && ENV(e, ENV_FPREGS + 8, uint16_t) == st.exponent;
+    uc_reg_write(e->uc, UC_X86_REG_FPCW, &old_fpcw);
+    uc_reg_write(e->uc, UC_X86_REG_MXCSR, &old_mxcsr);
+    uc_reg_write(e->uc, UC_X86_REG_FP0, &old_st);
+    if (!fits_fpu || find_msr(e, 0xc0000102, magic, end) != l->lstar + 24)
+        return refuse("its floating-point registers are laid out in another way");
+
     /* The state ends with the field that says how far a reset clears: after
      * SVM's registers and a host address that no guest may see. */
     l->state_size = l->old_exception + 8;
 
     /* A part of env that this QEMU never uses: the upper halves of the AVX
-     * registers, which follow the last MMX temporary.  Two words of it are ours. */
+     * registers, which follow the last MMX temporary.  Four words of it are ours. */
     l->left = l->sysenter_cs - 64;
     l->current = l->left + 8;
+    l->entry_tick = l->left + 16;
     for (int i = -1024; i < 64; i++)
         if (e->env[l->left + i])
             return refuse("a part of its CPU state that was thought free is in use");

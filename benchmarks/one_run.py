@@ -1,0 +1,74 @@
+"""One piece of work in a process of its own, for the other benchmarks to time from outside.
+
+    one_run.py record '{"guest": "debian.img", "out": "x.tt"}'    no "out": logging off
+    one_run.py replay '{"trace": "x.tt"}'
+    one_run.py boot   '{"guest": "debian.img", "double": true}'   timed inside, from power-on
+
+The last line printed is JSON: what came of it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def record_guest(
+    guest: str, out: str | None = None, ticks: int | None = None, epoch: int = 0
+) -> dict[str, Any]:
+    """Record a guest headless until it waits for input, or run it the same way with logging off."""
+    from tt.record import record
+    from tt.vmm.engine import FOREVER
+
+    result = record(
+        _config(guest, epoch), Path(out) if out else None, overwrite=True, max_ticks=ticks or FOREVER
+    )
+    return {"ticks": result.end_tick, "run_s": result.host_s, "reason": result.reason}
+
+
+def replay_trace(trace: str) -> dict[str, Any]:
+    """Replay a trace to its end, checking everything."""
+    from tt.log import Trace
+    from tt.replay import Replay
+
+    with Trace.open(trace) as opened:
+        replay = Replay(opened)
+        replay.finish()
+        return {"ticks": replay.tick, "events": replay.checker.checked, "digests": replay.digests_checked}
+
+
+def boot(guest: str, double: bool = False, ticks: int | None = None, epoch: int = 0) -> dict[str, Any]:
+    """Boot with logging off, timing only the run itself; `double` executes the tick bookkeeping twice."""
+    from tt.record import record
+    from tt.vmm.engine import FOREVER
+
+    def start(machine: Any) -> None:
+        started.append(machine)
+        if double:
+            machine.engine.double_bookkeeping()
+        started.append((time.perf_counter(), time.process_time()))
+
+    started: list[Any] = []
+    result = record(_config(guest, epoch), None, max_ticks=ticks or FOREVER, entropy=bytes, on_start=start)
+    machine, (wall, cpu) = started
+    return {
+        "ticks": result.end_tick,
+        "wall": time.perf_counter() - wall,
+        "cpu": time.process_time() - cpu,
+        "statistics": machine.engine.statistics,
+    }
+
+
+def _config(guest: str, epoch: int) -> Any:
+    from tt.vmm.config import configure_denali, configure_pc
+
+    return (configure_denali if guest.endswith(".elf") else configure_pc)(Path(guest), epoch=epoch)
+
+
+WORK = {"record": record_guest, "replay": replay_trace, "boot": boot}
+
+if __name__ == "__main__":
+    print(json.dumps(WORK[sys.argv[1]](**json.loads(sys.argv[2]))))

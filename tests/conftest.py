@@ -1,0 +1,103 @@
+"""Guests and traces that many tests share, each made once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def denali_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the demo guest of the Denali machine, an ELF file."""
+    from tt.vmm.denali.guest_build import build_kit
+
+    return build_kit(ROOT / "guests" / "denali", tmp_path_factory.mktemp("denali"))
+
+
+@pytest.fixture(scope="session")
+def demo_trace(denali_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a recording of the demo guest."""
+    from tt.record import record
+    from tt.vmm.config import configure
+
+    path = tmp_path_factory.mktemp("traces") / "demo.tt"
+    record(configure(denali_demo, epoch=1_700_000_000), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def debian_image() -> Path:
+    """Return the Debian guest's disk image, built once and kept in tt's cache; skip where apt has no packages."""
+    from tt.errors import BadInput
+    from tt.guests import apt, debian
+
+    for tool in ("apt-get", "dpkg-deb", "mke2fs", "debugfs"):
+        if shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
+            pytest.skip(f"{tool} is not installed")
+    recipe = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "tt/guests").glob("*.py"))))
+    folder = apt.cache_directory() / f"test-guest-{recipe.hexdigest()[:12]}"
+    image = folder / "debian.img"
+    with _alone(folder):
+        if not image.exists():
+            try:
+                debian.build(folder)
+            except BadInput as e:
+                pytest.skip(f"no Debian guest: {e}")
+    return image
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep the other workers of a parallel run out of `folder`."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class TT:
+    """The `tt` command, as a process in a folder of its own."""
+
+    command = (sys.executable, "-m", "tt.cli.main")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def __call__(
+        self, *words: object, code: int = 0, stdin: bytes = b"", timeout_s: float = 120, **env: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run `tt words...` and check its exit code."""
+        done = subprocess.run(
+            [*self.command, *map(str, words)],
+            cwd=self.folder,
+            env=self.env | env,
+            input=stdin,
+            capture_output=True,
+            timeout=timeout_s,
+        )
+        assert done.returncode == code, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
+        assert b"Traceback" not in done.stderr, done.stderr
+        return done
+
+    def out(self, *words: object, **options: object) -> str:
+        """Run a command and return what it printed."""
+        return self(*words, **options).stdout.decode()  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def tt(tmp_path: Path) -> TT:
+    """Return the `tt` command."""
+    return TT(tmp_path)

@@ -1,0 +1,1 @@
+"""Nothing of its own: it makes this folder's helpers importable."""

@@ -1,0 +1,84 @@
+"""A person at a terminal, for tests: types, reads, and looks at the terminal's settings."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import signal
+import subprocess
+import termios
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+
+class Terminal:
+    """A process on a terminal of its own."""
+
+    def __init__(self, command: list[str], folder: Path, env: dict[str, str]) -> None:
+        self._master, self._slave = pty.openpty()
+        self.settings = self.look()
+        self.seen = b""
+        self.process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=env,
+            stdin=self._slave,
+            stdout=self._slave,
+            stderr=self._slave,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        for end in (self._master, self._slave):
+            with contextlib.suppress(OSError):
+                os.close(end)
+
+    def look(self) -> list[Any]:
+        """Return the terminal's settings."""
+        return termios.tcgetattr(self._slave)
+
+    def type(self, data: bytes) -> None:
+        """Type keys."""
+        os.write(self._master, data)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the process a signal."""
+        self.process.send_signal(number)
+
+    def wait_for(self, text: bytes, timeout_s: float = 30) -> None:
+        """Read until the process has printed `text`."""
+        deadline = time.monotonic() + timeout_s
+        while text not in self.seen:
+            assert time.monotonic() < deadline, f"no {text!r} in {timeout_s} s: {self.seen[-2000:]!r}"
+            assert self.process.poll() is None or self._read(), f"ended with no {text!r}: {self.seen[-2000:]!r}"
+            self._read()
+
+    def wait(self, timeout_s: float = 30) -> float:
+        """Read until the process ends well; return how long that took."""
+        begin = time.monotonic()
+        while self.process.poll() is None:
+            assert time.monotonic() < begin + timeout_s, f"it goes on: {self.seen[-2000:]!r}"
+            self._read()
+        took = time.monotonic() - begin
+        while self._read():
+            pass
+        assert self.process.returncode == 0, (self.process.returncode, self.seen[-2000:])
+        return took
+
+    def _read(self) -> bool:
+        if not select.select([self._master], [], [], 0.02)[0]:
+            return False
+        data = os.read(self._master, 1 << 16)
+        self.seen += data
+        return bool(data)
