@@ -14,7 +14,9 @@ unicorn = Path(str(files("unicorn")))
 
 engine = Extension(
     "tt.vmm.engine._engine",
-    sources=[str(ENGINE / name) for name in ("_engine.pyx", "layout.c", "mmu.c", "cpu.c", "denali.c", "digest.c")],
+    sources=[
+        str(ENGINE / name) for name in ("_engine.pyx", "layout.c", "mmu.c", "cpu.c", "watch.c", "denali.c", "digest.c")
+    ],
     depends=[str(ENGINE / "core.h")],
     include_dirs=[str(ENGINE), str(unicorn / "include")],
     # By full path: "-lunicorn" would pick the static archive, a second emulator in the process.
@@ -22,7 +24,6 @@ engine = Extension(
     runtime_library_dirs=["$ORIGIN/../../../unicorn/lib"],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
 )
-
 
 
 class Build(build_ext):

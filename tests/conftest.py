@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
+from cli_rig import ROOT, TT
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +34,7 @@ def demo_trace(denali_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def debian_image() -> Path:
-    """Return the Debian guest's disk image, built once and kept in tt's cache; skip where apt has no packages."""
+    """Return the Debian guest's image, built once and kept in tt's cache; skip where there are no packages."""
     from tt.errors import BadInput
     from tt.guests import apt, debian
 
@@ -65,36 +62,6 @@ def _alone(folder: Path) -> Iterator[None]:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-class TT:
-    """The `tt` command, as a process in a folder of its own."""
-
-    command = (sys.executable, "-m", "tt.cli.main")
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.env = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-    def __call__(
-        self, *words: object, code: int = 0, stdin: bytes = b"", timeout_s: float = 120, **env: str
-    ) -> subprocess.CompletedProcess[bytes]:
-        """Run `tt words...` and check its exit code."""
-        done = subprocess.run(
-            [*self.command, *map(str, words)],
-            cwd=self.folder,
-            env=self.env | env,
-            input=stdin,
-            capture_output=True,
-            timeout=timeout_s,
-        )
-        assert done.returncode == code, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
-        assert b"Traceback" not in done.stderr, done.stderr
-        return done
-
-    def out(self, *words: object, **options: object) -> str:
-        """Run a command and return what it printed."""
-        return self(*words, **options).stdout.decode()  # type: ignore[arg-type]
 
 
 @pytest.fixture

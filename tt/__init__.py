@@ -71,9 +71,12 @@ def __getattr__(name: str) -> Any:
     elif name == "open":
         value = import_module("tt.log").Trace.open
     elif name == "__version__":
-        from tt.cli.main import version
+        from importlib import metadata
 
-        value = version()
+        try:
+            value = metadata.version("tt-vmm")
+        except metadata.PackageNotFoundError:
+            value = "(not installed)"
     else:
         raise AttributeError(f"module 'tt' has no attribute {name!r}")
     globals()[name] = value

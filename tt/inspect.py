@@ -24,7 +24,10 @@ _LONGEST_INSTRUCTION = 15  # bytes
 _MOST_BYTES = 1 << 20
 _MOST_LINES = 10_000
 _PAGE = 4096
-_FLAGS = {0: "CF", 2: "PF", 4: "AF", 6: "ZF", 7: "SF", 8: "TF", 9: "IF", 10: "DF", 11: "OF", 14: "NT", 18: "AC"}
+_FLAGS = (
+    *((0, "CF"), (2, "PF"), (4, "AF"), (6, "ZF"), (7, "SF"), (8, "TF"), (9, "IF"), (10, "DF"), (11, "OF")),
+    *((14, "NT"), (18, "AC")),
+)
 _GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)))
 _SELECTORS = ("cs", "ss", "ds", "es", "fs", "gs")
 _CONTROL = ("cr0", "cr2", "cr3", "cr4", "efer")
@@ -96,14 +99,18 @@ def where(moment: Moment, words: Sequence[str] = ()) -> Answer:
     if not state and machine.halted:
         state = "; the CPU is halted"
     of = f" of {format_tick(end_tick)}" if machine.tick != end_tick else ", the end"
-    return Answer(data, [f"tick {format_tick(machine.tick)}{of}; {machine.now_ns / 1e9:.9f} s of guest time{state}"])
+    return Answer(
+        data, [f"tick {format_tick(machine.tick)}{of}; {machine.now_ns / 1e9:.9f} s of guest time{state}"]
+    )
 
 
 def registers(moment: Moment, words: Sequence[str] = ()) -> Answer:
     """Show the registers."""
     values = moment.machine.engine.registers()
-    flags = [name for bit, name in _FLAGS.items() if values["rflags"] >> bit & 1]
-    rows = [" ".join(f"{name:>6} {values[name]:016x}" for name in _GENERAL[at : at + 4]) for at in range(0, 16, 4)]
+    flags = [name for bit, name in _FLAGS if values["rflags"] >> bit & 1]
+    rows = [
+        " ".join(f"{name:>6} {values[name]:016x}" for name in _GENERAL[at : at + 4]) for at in range(0, 16, 4)
+    ]
     rows.append(f"{'rip':>6} {values['rip']:016x} rflags {values['rflags']:08x} [{' '.join(flags)}]")
     rows.append(" ".join(f"{name:>6} {values[name]:04x}" for name in _SELECTORS))
     rows.append(" ".join(f"{name:>6} {values[name]:x}" for name in _CONTROL))
@@ -173,7 +180,9 @@ def info(moment: Moment, words: Sequence[str] = ()) -> Answer:
     here = where(moment)
     data = here.data | {"trace": str(trace.path), "reason": trace.reason, "events": trace.event_count}
     ended = trace.reason if trace.sealed else "not sealed: the recording was cut off, or still runs"
-    return Answer(data, [f"{printable(str(trace.path))}: {trace.event_count:,} events; ended: {ended}", *here.lines])
+    return Answer(
+        data, [f"{printable(str(trace.path))}: {trace.event_count:,} events; ended: {ended}", *here.lines]
+    )
 
 
 def usage(moment: Moment, words: Sequence[str] = ()) -> Answer:
@@ -186,7 +195,9 @@ def usage(moment: Moment, words: Sequence[str] = ()) -> Answer:
 COMMANDS = {
     "where": Command("where", "the tick and the guest time", where),
     "regs": Command("regs", "the registers", registers),
-    "disas": Command("disas [N [ADDR]]", "N instructions (5) from the next one, or from ADDR", disassembly, most=2),
+    "disas": Command(
+        "disas [N [ADDR]]", "N instructions (5) from the next one, or from ADDR", disassembly, most=2
+    ),
     "x": Command("x ADDR LEN", "LEN bytes of memory at virtual ADDR (0x1000, rsp, rsp+0x10)", memory, 2, 2),
     "xp": Command("xp ADDR LEN", "LEN bytes of memory at physical ADDR", physical_memory, 2, 2),
     "console": Command("console [N]", "the last N lines (10) the guest had printed", console, most=1),
@@ -228,7 +239,7 @@ def _readable(read: Callable[[int, int], bytes], addr: int, size: int) -> bytes:
 
 
 def _disassemble(code: bytes, addr: int, bits: int, number: int) -> list[tuple[int, bytes, str]]:
-    import capstone
+    import capstone  # type: ignore[import-untyped]
 
     modes = {64: capstone.CS_MODE_64, 32: capstone.CS_MODE_32, 16: capstone.CS_MODE_16}
     found = []
@@ -261,7 +272,9 @@ def _address(moment: Moment, text: str) -> int:
             return amount
         if amount is not None and base is not None and base.lower() in values:
             return (values[base.lower()] + (amount if match["sign"] == "+" else -amount)) % (1 << 64)
-    raise UsageError(f"{text!r} is no address: give 0x1000, a register, or a register and an offset (rsp+0x10)")
+    raise UsageError(
+        f"{text!r} is no address: give 0x1000, a register, or a register and an offset (rsp+0x10)"
+    )
 
 
 def _number(text: str) -> int | None:

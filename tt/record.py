@@ -82,7 +82,7 @@ class Recorder:
 
 
 def state_digest(machine: Machine) -> bytes:
-    """Return the digests of CPU, RAM, board and disks, 16 bytes each: what traces hold and replays compare."""
+    """Return what traces hold and replays compare: the digests of CPU, RAM, board, disks, 16 bytes each."""
     return b"".join(machine.digest_parts().values())
 
 

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TT
-from terminal import Terminal
+from cli_rig import TT, Terminal
 
 from tt.events import Kind
 from tt.log import Trace
@@ -25,7 +24,9 @@ def at_terminal(tt: TT, *words: object) -> Terminal:
 def spinner(folder: Path) -> Path:
     """Make a Multiboot kernel that turns interrupts off and goes round and round."""
     at = 0x100000
-    header = struct.pack("<8I", 0x1BADB002, 1 << 16, -(0x1BADB002 + (1 << 16)) % (1 << 32), at, at, 0, 0, at + 32)
+    header = struct.pack(
+        "<8I", 0x1BADB002, 1 << 16, -(0x1BADB002 + (1 << 16)) % (1 << 32), at, at, 0, 0, at + 32
+    )
     kernel = folder / "spin.bin"
     kernel.write_bytes(header + bytes.fromhex("fa ebfe"))
     return kernel

@@ -28,7 +28,7 @@ _KINDS = {
     "CONSOLE": "pieces of console output",
     "WAKE": "waits of the idle machine",
 }
-_FIRST_LINES, _LAST_LINES = 5, 1
+_FIRST_LINES, _LAST_LINES = 4, 1
 _LINE_WIDTH = 84
 
 
@@ -113,10 +113,9 @@ def _tell(demo: Demo, kept: bool) -> list[str]:
     bold, green, plain = ("\x1b[1m", "\x1b[32m", "\x1b[0m") if _colours() else ("", "", "")
     same = demo.recorded_digest == demo.replayed_digest
     lines = [
-        f"{bold}Recorded{plain} a guest of {recording.guest_ns / 1e9:.1f} s of guest time in {recording.host_s:.2f} s: "
+        f"{bold}Recorded{plain} {recording.guest_ns / 1e9:.1f} s of a guest's life in {recording.host_s:.2f} s: "
         f"{format_tick(recording.end_tick)} instructions (ticks).",
         "What happened to it is in the log, each event with its exact tick:",
-        "",
         *(
             f"  {counts[name]:>{width},}  {what}, the first at tick {format_tick(demo.first_ticks[name])}"
             for name, what in _KINDS.items()
@@ -134,7 +133,8 @@ def _tell(demo: Demo, kept: bool) -> list[str]:
         f"                                           replayed  {demo.replayed_digest}  "
         + (f"{green}equal{plain}" if same else "DIFFERENT: this is a bug in tt"),
         "",
-        f"{bold}Try next{plain}" + (f" (the recording is {demo.trace}, {format_size(demo.size)})" if kept else ""),
+        f"{bold}Try next{plain}"
+        + (f" (the recording is {demo.trace}, {format_size(demo.size)})" if kept else ""),
     ]
     trace = demo.trace.name
     tries = {
@@ -157,7 +157,9 @@ def _facts(demo: Demo) -> dict[str, object]:
         "guest_ns": demo.recording.guest_ns,
         "record_s": round(demo.recording.host_s, 3),
         "replay_s": round(demo.replay_s, 3),
-        "kinds": {kind.name.lower().replace("_", "-"): n for kind, n in sorted(demo.recording.counts.items())},
+        "kinds": {
+            kind.name.lower().replace("_", "-"): n for kind, n in sorted(demo.recording.counts.items())
+        },
         "checked": demo.checked,
         "recorded_digest": demo.recorded_digest,
         "replayed_digest": demo.replayed_digest,

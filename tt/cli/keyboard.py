@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -41,6 +42,7 @@ _SIGNALS = {
     signal.SIGTERM: "stopped by SIGTERM",
     signal.SIGHUP: "the terminal was closed",
 }
+_BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
 _PATIENCE_S = 2.0  # a second signal after this long does not wait for a clean end
 
 
@@ -90,13 +92,16 @@ class Keys:
 
 @contextlib.contextmanager
 def raw_terminal(fd: int) -> Iterator[None]:
-    """Hand every key over as it is typed, unechoed, while the block runs; then put the terminal back."""
+    """Hand every key over as it is typed, unechoed, while the block runs; then put the terminal back.
+
+    What is printed is left alone too: each line has to end with a carriage return and a newline.
+    """
     before = termios.tcgetattr(fd)
     raw = termios.tcgetattr(fd)
     raw[0] &= ~(
         termios.BRKINT | termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXON
     )
-    # OPOST stays: not every guest ends its lines with a carriage return.
+    raw[1] &= ~termios.OPOST
     raw[3] &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN | termios.ISIG)
     raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
     try:
@@ -221,15 +226,21 @@ class ConsoleOutput:
 
     _MOST = 4096  # bytes; a pipe that is ready takes as many at once (PIPE_BUF)
 
-    def __init__(self, fd: int, source: LiveSource) -> None:
+    def __init__(self, fd: int, source: LiveSource, *, raw: bool = False) -> None:
         self.at_line_start = True
         self._fd = fd
         self._source = source
+        self._raw = raw  # a raw terminal: not every guest gives its newlines the carriage return they need
+        self._last = b""
         self._waiting = bytearray()
         self._gone = False
 
     def show(self, data: bytes) -> None:
         """Show bytes soon."""
+        if self._raw:
+            paired = self._last == b"\r" and data.startswith(b"\n")
+            self._last = data[-1:]
+            data = _BARE_NEWLINE.sub(b"\r\n", data)[paired:]
         self._waiting += data
         self.at_line_start = self._waiting.endswith(b"\n")
         if len(self._waiting) >= self._MOST:

@@ -69,12 +69,9 @@ def _run(arguments: list[str]) -> int:
 
 def version() -> str:
     """Return the version of the installed package."""
-    from importlib import metadata
+    import tt
 
-    try:
-        return metadata.version("tt-vmm")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
+    return tt.__version__
 
 
 def _fail(message: str, code: int) -> int:

@@ -65,6 +65,11 @@ def format_size(size: int) -> str:
     return f"{scaled:.1f} {unit}"
 
 
+def format_count(number: int, what: str) -> str:
+    """Return how many there are of something: 1 event, 1,234 events."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def format_ns(ns: int) -> str:
     """Return guest time as people read it: 12.345678 s."""
     return f"{ns / 1e9:,.6f} s"

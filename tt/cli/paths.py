@@ -27,7 +27,9 @@ def parse_bases(texts: Sequence[str]) -> dict[int, Path]:
     for text in texts:
         number, equals, path = text.partition("=")
         if not equals or not path or not number.isascii() or not number.isdigit() or len(number) > 4:
-            raise UsageError(f"--base {text}: give the disk's number and its image, as in --base 0=debian.img")
+            raise UsageError(
+                f"--base {text}: give the disk's number and its image, as in --base 0=debian.img"
+            )
         bases[int(number)] = Path(path)
     return bases
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tt.cli.output import format_ns, format_size, kind_name, print_json
+from tt.cli.output import format_count, format_ns, format_size, kind_name, print_json
 from tt.cli.parser import add_verb
 from tt.cli.paths import free_name
 from tt.errors import BadInput, UsageError
@@ -40,7 +40,11 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument("guest", metavar="GUEST", nargs="?", type=Path, help="what to run")
     parser.add_argument(
-        "-o", "--output", metavar="OUT", type=Path, help="the trace (GUEST's name .tt, here, numbered if taken)"
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=Path,
+        help="the trace (GUEST's name .tt, here, numbered if taken)",
     )
     parser.add_argument("--force", action="store_true", help="overwrite the trace if it exists")
     machine = parser.add_argument_group("the machine")
@@ -50,7 +54,12 @@ def register(subparsers: Subparsers) -> None:
     machine.add_argument("--initrd", metavar="FILE", type=Path, help="with this initrd")
     machine.add_argument("--append", metavar="S", default="", help="add to the kernel's command line")
     machine.add_argument(
-        "--disk", metavar="FILE", type=Path, action="append", default=[], help="one more disk (may be repeated)"
+        "--disk",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="one more disk (may be repeated)",
     )
     machine.add_argument(
         "--clock",
@@ -58,7 +67,9 @@ def register(subparsers: Subparsers) -> None:
         default="virtual",
         help="guest time follows the guest's instructions (default), or the host's clock",
     )
-    machine.add_argument("--epoch", metavar="SECONDS", type=_whole, help="wall clock at power-on, since 1970 (now)")
+    machine.add_argument(
+        "--epoch", metavar="SECONDS", type=_whole, help="wall clock at power-on, since 1970 (now)"
+    )
     machine.add_argument("--seed", metavar="N", type=_whole, help="the guest's random bytes follow from N")
     running = parser.add_argument_group("running")
     running.add_argument(
@@ -67,11 +78,15 @@ def register(subparsers: Subparsers) -> None:
         help="an idle guest waits in real time (default on a terminal and with --clock host), "
         "or its next event comes at once",
     )
-    running.add_argument("--input", metavar="FILE", type=Path, help="type the lines of FILE; no keyboard then")
+    running.add_argument(
+        "--input", metavar="FILE", type=Path, help="type the lines of FILE; no keyboard then"
+    )
     running.add_argument("--max-ticks", metavar="N", type=_whole, help="end after so many instructions")
     running.add_argument("--timeout", metavar="S", type=float, help="end after so many seconds")
     running.add_argument("--embed", action="store_true", help="put the disk images into the trace")
-    running.add_argument("--json", action="store_true", help="print one JSON object; the console goes to stderr")
+    running.add_argument(
+        "--json", action="store_true", help="print one JSON object; the console goes to stderr"
+    )
     parser.set_defaults(run=run)
 
 
@@ -108,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         feeding=piped,
         prompts=config.machine == "pc",
     )
-    console = keyboard.ConsoleOutput(2 if args.json else 1, source)
+    console = keyboard.ConsoleOutput(2 if args.json else 1, source, raw=interactive)
     source.looked_up = console.flush
 
     def show(event: Event) -> None:
@@ -129,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
                 source,
                 keys=stdin if interactive else None,
                 lines=stdin if piped else None,
-                say=lambda text: print(f"\n{text}", end="", file=sys.stderr, flush=True),
+                say=_say_raw,
             )
         )
         recording = record(
@@ -139,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
             overwrite=args.force,
             embed=args.embed,
             on_event=show,
-            **({} if args.seed is None else {"entropy": seeded_entropy(args.seed)}),
+            entropy=os.urandom if args.seed is None else seeded_entropy(args.seed),
             **limits,
         )
         console.flush()
@@ -174,11 +189,13 @@ def summary(recording: Recording) -> list[str]:
     told = facts(recording)
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in told["kinds"].items())
     trace, ticks = told["trace"], told["end_tick"]
+    mips = ticks / 1e6 / max(recording.host_s, 1e-3)
+    speed = f" ({mips:,.0f} million ticks a second)" if mips >= 1 else ""
     return [
         f"recorded {trace}, {format_size(told['size'])}; it ended: {recording.reason}",
-        f"{format_tick(ticks)} ticks, {format_ns(recording.guest_ns)} of guest time, in {recording.host_s:.1f} s "
-        f"({ticks / 1e6 / max(recording.host_s, 1e-3):,.0f} million ticks a second)",
-        f"{told['events']:,} events{': ' if kinds else ''}{kinds}",
+        f"{format_tick(ticks)} ticks, {format_ns(recording.guest_ns)} of guest time, "
+        f"in {recording.host_s:.1f} s{speed}",
+        f"{format_count(told['events'], 'event')}{': ' if kinds else ''}{kinds}",
         f"try: tt verify {trace}   tt console {trace} --ticks   tt replay {trace} --to-tick 50%",
     ]
 
@@ -232,6 +249,10 @@ def _descriptor(stream: Any) -> int | None:
         return None if stream is None else int(stream.fileno())
     except (OSError, ValueError):
         return None
+
+
+def _say_raw(text: str) -> None:
+    print(f"\n{text}".replace("\n", "\r\n"), end="", file=sys.stderr, flush=True)
 
 
 def _say(line: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from tt.cli.paths import add_base_option, parse_bases
 from tt.cli.output import print_json
 from tt.cli.parser import add_verb
+from tt.cli.paths import add_base_option, parse_bases
 from tt.cli.progress import Progress
 from tt.position import GRAMMAR
 
@@ -55,7 +55,10 @@ def run(args: argparse.Namespace) -> int:
         moment = Moment(replay.machine, trace, at_end=tick == trace.end_tick)
         answers = [command.run(moment, words) for command, words in batch]
         if args.json:
-            found = [{"command": command.usage.split()[0], **a.data} for (command, _), a in zip(batch, answers, strict=True)]
+            found = [
+                {"command": command.usage.split()[0], **a.data}
+                for (command, _), a in zip(batch, answers, strict=True)
+            ]
             print_json(where(moment).data | {"answers": found})
         else:
             for answer in answers:

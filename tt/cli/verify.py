@@ -6,9 +6,9 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from tt.cli.paths import add_base_option, parse_bases
-from tt.cli.output import print_json
+from tt.cli.output import format_count, print_json
 from tt.cli.parser import add_verb
+from tt.cli.paths import add_base_option, parse_bases
 from tt.cli.progress import Progress
 from tt.log.text import printable
 from tt.position import format_tick
@@ -73,9 +73,6 @@ def verdict_lines(trace: str, verdict: Verdict, sealed: bool, seconds: float) ->
     cut = "" if sealed else ", up to where the recording was cut off"
     return [
         f"{trace}: good: {format_tick(verdict.end_tick)} ticks replayed in {seconds:.1f} s, "
-        f"{_many(verdict.events, 'event')} and {_many(verdict.digests, 'digest')} of the whole state agree{cut}"
+        f"{format_count(verdict.events, 'event')} and {format_count(verdict.digests, 'digest')} "
+        f"of the whole state agree{cut}"
     ]
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -14,7 +14,7 @@ _KITS = (_PACKAGE / "_guests" / "denali", _PACKAGE.parent / "guests" / "denali")
 
 
 def demo_guest(scratch: Path) -> Path:
-    """Return the demo's ELF file: the one that came with the package, or in a checkout one built in `scratch`."""
+    """Return the demo's ELF file: the one in the package, or where there is none, one built in `scratch`."""
     shipped = _KITS[0] / "demo.elf"
     return shipped if shipped.exists() else build(scratch)
 

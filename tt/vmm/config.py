@@ -14,7 +14,7 @@ from typing import Any
 from tt.errors import BadInput, UsageError
 from tt.vmm.boot import images, loader
 from tt.vmm.boot.plan import BootPlan
-from tt.vmm.disk import BaseImage, OverlayDisk
+from tt.vmm.disk import BaseImage, OverlayDisk, refuse_special
 from tt.vmm.machine import Machine
 from tt.vmm.nondeterminism import Source
 
@@ -75,7 +75,11 @@ class MachineConfig:
             config = cls(**fields, parts=parts)
         except (TypeError, KeyError, AttributeError) as e:
             raise BadInput(f"the trace's description of its machine is damaged ({e})") from None
-        numbers = (config.mem_bytes, config.period_ns, config.epoch)
+        texts = [config.machine, config.clock, config.boot_kind, config.cmdline]
+        texts += [text for disk in config.disks for text in (disk.path, disk.digest)]
+        if not all(isinstance(text, str) and "\0" not in text for text in texts):
+            raise BadInput("the trace's description of its machine is damaged (a text that is none)")
+        numbers = [config.mem_bytes, config.period_ns, config.epoch, *(disk.size for disk in config.disks)]
         if not all(isinstance(n, int) and 0 <= n < 1 << 62 for n in numbers) or not config.period_ns:
             raise BadInput("the trace's description of its machine has impossible numbers in it")
         return config
@@ -196,11 +200,12 @@ def configure_denali(
 
 
 def sniff_machine(guest: Path | None) -> str:
-    """Return which machine a guest is for: `denali` if it is an ELF file that says so of itself, else `pc`."""
+    """Return which machine a guest is for: `denali` if it is an ELF file marked so, else `pc`."""
     if guest is None:
         return "pc"
     from tt.vmm.denali.image import FILE_LIMIT, is_marked
 
+    refuse_special(guest)
     try:
         with guest.open("rb") as f:
             if f.read(4) != b"\x7fELF":
@@ -247,7 +252,9 @@ def configure(
     )
 
 
-def open_disks(config: MachineConfig, found: dict[int, Path] | None = None, *, check: bool = True) -> list[OverlayDisk]:
+def open_disks(
+    config: MachineConfig, found: dict[int, Path] | None = None, *, check: bool = True
+) -> list[OverlayDisk]:
     """Open the base images, writable in memory only.
 
     `found` says where an image is now, by disk number.  With `check`, an image
@@ -261,13 +268,16 @@ def open_disks(config: MachineConfig, found: dict[int, Path] | None = None, *, c
         path = (found or {}).get(number, Path(disk.path))
         if not path.exists():
             raise BadInput(
-                f"disk {number}'s base image {path} is missing: put it back, or say where it is with --base {number}=FILE"
+                f"disk {number}'s base image {path} is missing: put it back, or say where it is "
+                f"with --base {number}=FILE"
             )
+        refuse_special(path)
         if check:
             size = path.stat().st_size
             if size != disk.size:
                 raise BadInput(
-                    f"disk {number}'s base image {path} has changed: {size} bytes, was {disk.size} when recorded"
+                    f"disk {number}'s base image {path} has changed: it has {size} bytes, "
+                    f"and had {disk.size} when it was recorded"
                 )
             if image_digest(path) != disk.digest:
                 raise BadInput(
@@ -317,7 +327,11 @@ def build_machine(
         from tt.vmm.pc.machine import PcMachine
 
         plan = config.plan or loader.plan_boot_from_parts(
-            config.boot_kind, config.parts["kernel"], config.parts.get("initrd"), config.cmdline, config.mem_bytes
+            config.boot_kind,
+            config.parts["kernel"],
+            config.parts.get("initrd"),
+            config.cmdline,
+            config.mem_bytes,
         )
         machine = PcMachine(
             plan,

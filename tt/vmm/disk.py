@@ -33,6 +33,22 @@ class Disk(Protocol):
         ...
 
 
+def refuse_special(path: Path) -> None:
+    """Raise `BadInput` for what can be opened but is no file: a pipe, above all, would be waited for without end."""
+    if path.exists() and not path.is_file():
+        raise BadInput(f"cannot read {path}: it is not a regular file")
+
+
+class Base(Protocol):
+    """What a disk starts out as: never written."""
+
+    sectors: int
+
+    def read(self, lba: int, count: int) -> bytes:
+        """Return `count` sectors of 512 bytes."""
+        ...
+
+
 class BaseImage:
     """A raw disk image, mapped read-only.
 
@@ -42,6 +58,7 @@ class BaseImage:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        refuse_special(path)
         try:
             with open(path, "rb") as f:
                 self.size = os.fstat(f.fileno()).st_size
@@ -61,7 +78,7 @@ class BaseImage:
 class OverlayDisk:
     """Writes kept in memory, in 4 KB blocks, over a base that is never touched."""
 
-    def __init__(self, base: BaseImage) -> None:
+    def __init__(self, base: Base) -> None:
         self.sectors = base.sectors
         self.blocks: dict[int, bytes] = {}
         self._digest = 0
@@ -77,6 +94,7 @@ class OverlayDisk:
         return joined[skip : skip + count * SECTOR]
 
     def write(self, lba: int, data: bytes) -> None:
+        """Keep whole sectors; raises `ValueError` for parts of one, `IndexError` past the end."""
         count, rest = divmod(len(data), SECTOR)
         if rest:
             raise ValueError(f"disk write of {len(data)} bytes: not whole sectors")

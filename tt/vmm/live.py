@@ -141,7 +141,9 @@ class LiveSource:
             if late_s > 1:  # a guest that cannot keep up is not made to hurry for ever
                 self._ahead_s = begin - (now + most_ns) / 1e9
             return most_ns
-        wait = min(1.0 if most_ns is None else most_ns / 1e9 - max(late_s, 0.0), max(0.0, self._air_at - begin))
+        wait = min(
+            1.0 if most_ns is None else most_ns / 1e9 - max(late_s, 0.0), max(0.0, self._air_at - begin)
+        )
         if not self._typed:
             self._wait(wait)
         passed = max(0, int((time.monotonic() - self._ahead_s) * 1e9) - now)
@@ -154,7 +156,7 @@ class LiveSource:
         self._arrived.clear()
 
     def _type_next_line(self, most_ns: int | None) -> bool:
-        """Type the next line of the script, or end the recording when none is left, if the guest waits for it."""
+        """Type the next line of the script if the guest waits for it; with none left, end the recording."""
         if (not self._script and self.forever and not self.feeding) or not self.wants_input():
             return False
         if self.prompts and (not self._printed or self._printed.endswith(b"\n")):
@@ -173,6 +175,6 @@ class LiveSource:
         if self.feeding:
             self._wait(max(0.0, self._air_at - time.monotonic()))
         elif not self.forever:
-            script = f"all {self._script_lines} lines of the script are typed"
-            self.stop(f"{script if self._script_lines else 'no input is given'}, and the guest waits for more")
+            typed = f"all {self._script_lines} lines of the script are typed"
+            self.stop(f"{typed if self._script_lines else 'no input is given'}, and the guest waits for more")
         return True

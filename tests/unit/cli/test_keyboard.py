@@ -148,6 +148,17 @@ def test_a_reader_that_stops_reading_does_not_keep_a_stop_waiting() -> None:
     os.close(write)
 
 
+def test_newlines_on_a_raw_terminal() -> None:
+    read, write = os.pipe()
+    console = ConsoleOutput(write, LiveSource(), raw=True)
+    for data in (b"a\nb\r", b"\n", b"\n", b"\r\nc\n\n", b"\n", b"d"):
+        console.show(data)
+    console.flush()
+    assert os.read(read, 100) == b"a\r\nb\r\n\r\n\r\nc\r\n\r\n\r\nd"
+    os.close(read)
+    os.close(write)
+
+
 def _until(happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
     while not happened():

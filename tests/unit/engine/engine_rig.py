@@ -4,7 +4,7 @@ Memory of a guest, all of it guest-physical (and virtual, where paging is the
 identity):
 
     0x0600  GDT            0x1000  page tables     0x9000  TSS
-    0x4000  IDT            0x8000  vector stubs    0x10000 code
+    0x4000  IDT            0x8000  vector stubs    0x10000 code (real mode: 0xc000)
     stacks grow down from 0x20000 (kernel), 0x22000 (ring change), 0x24000, 0x26000 (IST 1, 2), 0x30000 (user)
 
 Every vector's stub is a HLT (one that Python can tell by its address), so an
@@ -27,6 +27,7 @@ from tt.vmm.engine import FOREVER, HALT, Engine
 
 MB = 1 << 20
 CODE = 0x10000
+REAL_CODE = 0xC000  # in real mode
 GDT, IDT, STUBS, TSS = 0x600, 0x4000, 0x8000, 0x9000
 PML4, PDPT, PD = 0x1000, 0x2000, 0x3000
 KERNEL_STACK, RING_STACK, IST1, IST2, USER_STACK = 0x20000, 0x22000, 0x24000, 0x26000, 0x30000
@@ -122,14 +123,16 @@ class Guest:
         self.io: list[tuple[int, str, int, int, int]] = []  # (tick, "in"/"out", port, size, value)
         self.inputs: Callable[[int, int], int] = lambda port, size: 0
         self.on_out: Callable[[int, int, int], None] = lambda port, size, value: None
+        self.line = False
         self.engine.port_read = self._read
         self.engine.port_write = self._write
         self.engine.set_cpuid([(0, None, 1, 2, 3, 4)])
         self._tables()
-        self.engine.write(CODE, assemble(source, self.bits))
+        code = REAL_CODE if mode == "real16" else CODE
+        self.engine.write(code, assemble(source, self.bits, code))
         self.engine.start(
             mode,
-            CODE,
+            code,
             {"rsp": KERNEL_STACK, **(registers or {})},
             PML4 if mode == "long64" else 0,
             GDT,
@@ -139,6 +142,11 @@ class Guest:
             self.run_head()
         self.start_state = self.engine.save()
         self.start_ram = self.engine.read(0, ram)
+
+    def set_intr(self, level: bool) -> None:
+        """Drive the interrupt line, which belongs to the devices: `line` is their state."""
+        self.line = level
+        self.engine.set_intr(level)
 
     def _read(self, port: int, size: int) -> int:
         value = self.inputs(port, size)
@@ -193,7 +201,7 @@ class Guest:
         e.restore_ram(self.start_ram)
         e.load(self.start_state)
         e.forget_code()
-        e.set_intr(False)
+        self.set_intr(False)
         e.limit = FOREVER
         e.tick = 0
         e.idle_ns = 0
@@ -254,7 +262,9 @@ class Guest:
         return int.from_bytes(self.engine.read(addr, 4), "little")
 
 
-def trail(guest: Guest, last: int, drive: Callable[[Guest], None] = lambda guest: None) -> list[tuple[int, bytes, bytes]]:
+def trail(
+    guest: Guest, last: int, drive: Callable[[Guest], None] = lambda guest: None
+) -> list[tuple[int, bytes, bytes]]:
     """Return the states at ticks 0 ... `last`, by single steps; `drive` acts at each boundary."""
     guest.reset()
     states = [guest.state()]
@@ -286,11 +296,13 @@ def check_every_stop(guest: Guest, *, most: int = 400) -> int:
     for tick in range(0, last, max(1, last // 20)):
         guest.reset()
         guest.run(tick)
-        state, ram, io = guest.engine.save(), guest.engine.read(0, guest.engine.size), len(guest.io)
+        state, ram = guest.engine.save(), guest.engine.read(0, guest.engine.size)
+        io, line = len(guest.io), guest.line
         guest.run(min(last, tick + 7))
         guest.engine.restore_ram(ram)
         guest.engine.load(state)
         guest.engine.tick = tick
+        guest.set_intr(line)
         if tick & 1:
             guest.engine.forget_code()
         del guest.io[io:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from engine_rig import A, CODE, D, GP, MB, NX, P, PD, PDPT, PF, PML4, PS, U, W, Guest
+from engine_rig import CODE, GP, MB, NX, PD, PDPT, PF, PML4, PS, A, D, Guest, P, U, W
 
 TABLES = 0x60000  # page tables of the mapping under test: one page a level, top first
 PAGE = 0x50000  # what it maps: full of HLT
@@ -147,8 +147,8 @@ class LongPaging(Guest):
         """Access `addr`; return the fault, if there was one."""
         self.reset()
         for name, content in (
-            ("rbx", addr), ("r8", OPS.index(op)), ("r9", int(user)), ("r10", cr0), ("r11", cr4), ("r12", efer),
-            ("r15", value),
+            ("rbx", addr), ("r8", OPS.index(op)), ("r9", int(user)), ("r10", cr0), ("r11", cr4),
+            ("r12", efer),            ("r15", value),
         ):  # fmt: skip
             self.engine.set_register(name, content)
         registers = self.halt()
@@ -158,7 +158,12 @@ class LongPaging(Guest):
                 assert registers["rip"] == addr + 1
             return None
         frame = self.frame_here()
-        if user and frame.vector == GP and frame.rip != addr and self.engine.read_virtual(frame.rip, 1) == b"\xf4":
+        if (
+            user
+            and frame.vector == GP
+            and frame.rip != addr
+            and self.engine.read_virtual(frame.rip, 1) == b"\xf4"
+        ):
             return None  # it came to its HLT
         if user and op == "fetch" and frame.vector == GP and frame.rip == addr:
             return None

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from engine_rig import CODE, DE, IF, KERNEL_CS64, STUBS, UD, USER_CS64, Guest, check_count, check_every_stop, gate64
+from engine_rig import (
+    CODE,
+    DE,
+    IF,
+    KERNEL_CS64,
+    UD,
+    USER_CS64,
+    Guest,
+    check_count,
+    check_every_stop,
+    gate64,
+)
 
 from tt.vmm.engine import HALT, STOP
 
@@ -12,7 +23,9 @@ RETURN = "add qword ptr [rsp + {skip}], {length}\n iretq\n"
 
 def with_handlers(source: str, **handlers: str) -> str:
     """Return `source` with labels for handlers after it."""
-    return source + "".join(f"\n.org 0x{0x800 + 0x40 * i:x}\n{text}" for i, text in enumerate(handlers.values()))
+    return source + "".join(
+        f"\n.org 0x{0x800 + 0x40 * i:x}\n{text}" for i, text in enumerate(handlers.values())
+    )
 
 
 def handler_at(index: int) -> int:
@@ -84,7 +97,11 @@ def test_stop_in_the_middle_of_rep() -> None:
         guest.reset()
         assert guest.run(3 + done) == STOP
         registers = guest.engine.registers()
-        assert (registers["rcx"], registers["rdi"], registers["rip"]) == (1000 - done, 0x40000 + done, CODE + 12)
+        assert (registers["rcx"], registers["rdi"], registers["rip"]) == (
+            1000 - done,
+            0x40000 + done,
+            CODE + 12,
+        )
         assert guest.engine.read(0x40000, 1001) == b"\7" * done + bytes(1001 - done)
     assert guest.run(1004) == STOP  # the step that finds RCX zero
     assert guest.engine.registers()["rip"] == CODE + 14
@@ -261,4 +278,3 @@ def test_interrupts_off_keeps_the_line_waiting() -> None:
     assert guest.engine.tick == 1 + 100 + 2 + 1  # mov, loops, sti and its shadow, then the stub's hlt
     assert frame.flags & IF
     assert frame.rip == CODE + 5 + 2 + 2
-    assert STUBS

@@ -103,6 +103,8 @@ def _double_quoted(text: str, at: int, parts: list[tuple[str, str]]) -> int:
 
 
 class Parser:
+    """Reads the text of a grub.cfg into nodes, by recursive descent."""
+
     def __init__(self, text: str) -> None:
         self._tokens = list(_tokens(text))
         self._at = 0

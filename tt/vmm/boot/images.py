@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from tt.errors import BadInput
 from tt.vmm.boot import filesystems
+from tt.vmm.disk import refuse_special
 
 SECTOR = 512
 
@@ -150,6 +151,7 @@ def raw_image(path: Path) -> Path:
     `BadInput` when the file cannot be read, needs `qemu-img` where there is
     none, or is of a format that tt does not take.
     """
+    refuse_special(path)
     try:
         with path.open("rb") as f:
             head = f.read(112)

@@ -107,7 +107,9 @@ class DenaliBoard:
         registers[Register.CPU_HZ] = 1_000_000_000 // self._clock.period_ns
         registers[Register.MEM_BYTES] = self._memory.size
         registers[Register.QUANTUM_TICKS] = self.quantum_ticks
-        self._refresh(self._clock.now())
+        # Nobody listens at the door yet: power-on asks it nothing, not even the host's time.
+        now_ns = self._clock.now()
+        self._refresh(now_ns, self._epoch_ns + now_ns)
         return PowerOn(rip=image.entry, rsp=self._memory.size)
 
     # ---- called by the engine -------------------------------------------------
@@ -197,7 +199,7 @@ class DenaliBoard:
             self.idling = False
             self.idle_until_ns = None
             self._set_rax(mask)
-        self._refresh(now_ns)
+        self._refresh(now_ns, self._wall_ns(now_ns))
         tick = self._clock.ticks_until(now_ns)
         self.next_hand_over_tick = tick - tick % self.quantum_ticks + self.quantum_ticks
         return mask if deliver else 0
@@ -260,11 +262,11 @@ class DenaliBoard:
             and registers[Register.EXCEPTION_ACTIVE] == 0
         )
 
-    def _refresh(self, now_ns: int) -> None:
+    def _refresh(self, now_ns: int, wall_ns: int) -> None:
         """Show the guest what the machine knows now."""
         self.registers[Register.TIME_NS] = now_ns
         self.registers[Register.PENDING] = self.pending
-        self.registers[Register.WALL_NS] = self._wall_ns(now_ns) % 2**64
+        self.registers[Register.WALL_NS] = wall_ns % 2**64
 
     def _wall_ns(self, now_ns: int) -> int:
         if self._host_clock is None:

@@ -5,6 +5,15 @@ The only room that touches libunicorn; everything else talks to `Engine`.
 
 import unicorn  # noqa: F401  its library must be in the process before the extension binds to it
 
-from tt.vmm.engine._engine import DOUBLE_FAULT, FOREVER, HALT, SHUTDOWN, STOP, Engine
+from tt.vmm.engine._engine import (
+    BREAK,
+    DOUBLE_FAULT,
+    FOREVER,
+    HALT,
+    SHUTDOWN,
+    STOP,
+    WATCH,
+    Engine,
+)
 
-__all__ = ["DOUBLE_FAULT", "FOREVER", "HALT", "SHUTDOWN", "STOP", "Engine"]
+__all__ = ["BREAK", "DOUBLE_FAULT", "FOREVER", "HALT", "SHUTDOWN", "STOP", "WATCH", "Engine"]

@@ -5,7 +5,7 @@ boundary, and `tick` says which one.  Nothing in here knows a device, a clock or
 a trace; those talk to the engine through its callbacks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 STOP: int
 """`Engine.run` came back because it reached the tick asked for, or `limit`."""
@@ -16,6 +16,10 @@ SHUTDOWN: int
 executing any instruction at all; `Engine.last_error` says which."""
 DOUBLE_FAULT: int
 """`Engine.run` came back because a Denali guest could not take an exception; see `Engine.last_error`."""
+BREAK: int
+"""`Engine.run` came back before an instruction that has a breakpoint."""
+WATCH: int
+"""`Engine.run` came back after an instruction that touched watched bytes; see `Engine.hit`."""
 FOREVER: int
 """A tick that no machine reaches."""
 
@@ -50,7 +54,10 @@ class Engine:
     Without `set_intr(False)` in it, the next interrupt follows as soon as IF allows.
     """
     tsc: Callable[[], int]
-    """Called by RDTSC and RDTSCP while `host_tsc` is set; return the counter, in guest nanoseconds."""
+    """Called by RDTSC and RDTSCP while `host_tsc` is set; return the counter, in guest nanoseconds.
+
+    If it raises, the instruction has not happened and is the next one.
+    """
     virtual_instruction: Callable[[int, int, int, int], int | None]
     """Called as `virtual_instruction(number, rdi, rsi, rdx)` by a Denali guest's VMCALL.
 
@@ -65,7 +72,8 @@ class Engine:
     def tick(self) -> int:
         """Return the number of instructions retired since power-on.
 
-        An instruction that faults does not count; INT n, SYSCALL, IRET and HLT count one.
+        An instruction that faults does not count, nor does an INT n whose gate refuses;
+        INT n, SYSCALL, IRET, HLT and a single-stepped instruction count one.
         Each iteration of a REP string instruction counts one; so a REP with RCX = n
         counts n, and one more step that finds RCX at zero and moves on where
         tests/unit/engine/test_engine_ticks.py says so.
@@ -107,15 +115,35 @@ class Engine:
     def run(self, stop: int) -> int:
         """Execute until tick `stop`, `limit`, HLT or the end of the machine; return which.
 
-        Returns `STOP`, `HALT`, `SHUTDOWN` or `DOUBLE_FAULT`.  At `STOP` the tick is
-        exactly the smaller of `stop` and `limit`: the state before the next
-        instruction, and before an interrupt that would be taken there.  Does nothing
-        where that tick is reached already.
+        Returns `STOP`, `HALT`, `SHUTDOWN`, `DOUBLE_FAULT`, `BREAK` or `WATCH`.  At `STOP` the tick is at
+        most the smaller of `stop` and `limit`; it is less where the guest made the engine
+        work so hard that some 100 ms passed: then call again.  The state is that before
+        the next instruction, before a fault of its own and before an interrupt that
+        would be taken there; only a page fault of its fetch has been delivered
+        already.  Does nothing where the tick is reached already.
 
-        Raises what a callback raised (the instruction that called it is complete, with
+        Raises what a callback raised (the port access that called it is complete, with
         all ones where a value was missing), and `EngineError` where Unicorn itself
         failed.  The engine can go on after either.
         """
+
+    def set_breakpoints(self, addrs: Iterable[int]) -> None:
+        """Replace all breakpoints by those at the virtual addresses `addrs`, at most 256.
+
+        `run` returns `BREAK` before the instruction there; the one at which a run
+        begins does not count.  No part of the state.  Raises `EngineError` for too many.
+        """
+
+    def set_watchpoints(self, watches: Iterable[tuple[int, int, bool, bool, bool]]) -> None:
+        """Replace all watchpoints by (addr, size in bytes, reads, writes, physical), at most 64.
+
+        `run` returns `WATCH` after the instruction that touched such bytes.  Raises
+        `EngineError` for too many, or for one of 0 bytes.
+        """
+
+    @property
+    def hit(self) -> tuple[int, int, int, bool] | None:
+        """Return the access that ended the last run: (addr, guest-physical addr, size, is a write)."""
 
     @property
     def last_error(self) -> str:
@@ -194,6 +222,9 @@ class Engine:
     def page_hashes(self) -> bytes:
         """Return 16 bytes for each 4 KB page, in order; zeros for a page of zeros."""
 
+    def dirty_pages(self) -> list[int]:
+        """Return the numbers of the 4 KB pages stored to since the last call, rising."""
+
     def forget_code(self) -> None:
         """Drop every translated block and the TLB.  Nothing that a guest can see changes."""
 
@@ -204,6 +235,12 @@ class Engine:
 
     def registers(self) -> dict[str, int]:
         """Return rax ... r15, rip, rflags, segment selectors, cr0 cr2 cr3 cr4, efer and segment bases."""
+
+    def register_checksum(self) -> bytes:
+        """Return 4 bytes that stand for the general registers, RIP and RFLAGS: cheap to compare often."""
+
+    def architectural_state(self) -> bytes:
+        """Return what a guest can see of the CPU, in the same form in every build: for digests."""
 
     def segment(self, name: str) -> tuple[int, int, int, int]:
         """Return (selector, base, limit, flags) of es cs ss ds fs gs ldtr tr gdtr or idtr.
@@ -240,6 +277,9 @@ class Engine:
         """
 
     # ---- state
+
+    def own_state(self) -> bytes:
+        """Return the Denali TLB, which no x86 CPU has; b"" for a pc."""
 
     def save(self) -> bytes:
         """Return the whole state of the CPU (not RAM, not `tick`): equal states give equal bytes."""

@@ -2,7 +2,7 @@
 """The thin skin over the C engine: types, errors and callbacks; the documentation is in _engine.pyi."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
@@ -40,6 +40,13 @@ cdef extern from "core.h" nogil:
         uint8_t dirty
     ctypedef struct CpuidLeaf:
         uint32_t leaf, subleaf, eax, ebx, ecx, edx
+    ctypedef struct Watch:
+        uint64_t addr, size
+        uint8_t kinds
+        bint physical
+    ctypedef struct Hit:
+        uint64_t addr, paddr, size
+        bint write
     ctypedef struct SoftEntry:
         uint64_t vpage, ppage
     ctypedef struct CSegment "Segment":
@@ -58,19 +65,22 @@ cdef extern from "core.h" nogil:
         uint64_t period_ns, idle_ns
         CpuidLeaf *cpuid
         int cpuid_count
+        uint64_t *breaks
+        Watch *watches
         SoftEntry soft[256][4]
         uint8_t soft_next[256]
         uint64_t *page_hash
         uint64_t digest[2]
         Callbacks calls
         void *self
+        Hit hit
         uint64_t fills, slow_blocks, blocks_made, blocks_unpatched, class_flips, io_exits, counted, aborted
         char error[256]
     ctypedef struct Layout:
         int state_size, left, dr, efer, star, lstar, cstar, fmask, sysenter_cs, sysenter_esp, sysenter_eip
     Layout tt_layout
     int ENV_CR, ENV_SEGS, ENV_EIP, ENV_EFLAGS
-    int R_STOP, R_HALT, R_SHUTDOWN, R_CALLBACK, R_DOUBLE, R_FAIL
+    int R_STOP, R_HALT, R_SHUTDOWN, R_CALLBACK, R_DOUBLE, R_FAIL, R_BREAK, R_WATCH
     int DIRTY_ALL, DIRTY_CHECKPOINT
 
     const char *tt_layout_prepare(CEngine *e)
@@ -84,6 +94,8 @@ cdef extern from "core.h" nogil:
     void tt_set_tick(CEngine *e, uint64_t tick)
     void tt_reconsider(CEngine *e)
     int tt_run(CEngine *e, uint64_t stop)
+    bint tt_set_breaks(CEngine *e, const uint64_t *addrs, int count)
+    bint tt_set_watches(CEngine *e, const Watch *watches, int count)
     uint64_t tt_flags(CEngine *e)
     void tt_canonical_flags(CEngine *e)
     void tt_update_hflags(CEngine *e)
@@ -97,6 +109,8 @@ STOP = R_STOP
 HALT = R_HALT
 SHUTDOWN = R_SHUTDOWN
 DOUBLE_FAULT = R_DOUBLE
+BREAK = R_BREAK
+WATCH = R_WATCH
 FOREVER = <uint64_t>0x7fffffffffffffff
 
 _GPR = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
@@ -205,6 +219,8 @@ cdef class Engine:
         if self.c.page_hash != NULL:
             munmap(self.c.page_hash, self.c.ram_size // 4096 * 16)
         free(self.c.cpuid)
+        free(self.c.breaks)
+        free(self.c.watches)
 
     cdef _fail(self, error):
         if self._error is None:
@@ -283,6 +299,44 @@ cdef class Engine:
 
     def upcall(self, uint64_t mask):
         tt_denali_upcall(&self.c, mask)
+
+    def set_breakpoints(self, addrs):
+        cdef uint64_t[256] table
+        addrs = list(addrs)
+        if len(addrs) > 256:
+            raise EngineError(f"{len(addrs)} breakpoints are too many: at most 256")
+        for i, addr in enumerate(addrs):
+            table[i] = addr
+        if not tt_set_breaks(&self.c, table, len(addrs)):
+            raise MemoryError
+
+    def set_watchpoints(self, watches):
+        cdef Watch[64] table
+        watches = list(watches)
+        if len(watches) > 64:
+            raise EngineError(f"{len(watches)} watchpoints are too many: at most 64")
+        for i, (addr, size, reads, writes, physical) in enumerate(watches):
+            if not size:
+                raise EngineError("a watchpoint of 0 bytes watches nothing: give a size")
+            table[i] = Watch(addr, size, (1 if reads else 0) | (2 if writes else 0), physical)
+        if not tt_set_watches(&self.c, table, len(watches)):
+            raise MemoryError
+
+    @property
+    def hit(self):
+        if not self.c.hit.size:
+            return None
+        return self.c.hit.addr, self.c.hit.paddr, self.c.hit.size, bool(self.c.hit.write)
+
+    def dirty_pages(self):
+        cdef uint64_t i
+        cdef list pages = []
+        for i in range(self.c.ram_size // 4096):
+            if self.c.pages[i].dirty & DIRTY_CHECKPOINT:
+                pages.append(i)
+                self.c.pages[i].dirty &= ~DIRTY_CHECKPOINT
+        tt_flush_tlb(&self.c)
+        return pages
 
     def set_cpuid(self, leaves):
         cdef CpuidLeaf *table = <CpuidLeaf *>calloc(len(leaves) or 1, sizeof(CpuidLeaf))
@@ -444,8 +498,11 @@ cdef class Engine:
         cdef uint64_t *regs = <uint64_t *>self.c.env
         cdef uint64_t *cr = <uint64_t *>(self.c.env + ENV_CR)
         cdef uint64_t *efer = <uint64_t *>(self.c.env + tt_layout.efer)
-        cdef uint32_t code, data
+        cdef uint32_t code, data, mxcsr = 0x1f80
+        cdef uint16_t fpcw = 0x37f, fptag = 0xffff  # as FNINIT leaves the FPU
         cdef int i
+        if mode not in ("real16", "protected32", "long64"):
+            raise EngineError(f"a CPU cannot start in {mode!r}: use real16, protected32 or long64")
         memset(regs, 0, 16 * 8)
         regs[16] = rip
         cr[2] = 0
@@ -459,14 +516,15 @@ cdef class Engine:
         elif mode == "protected32":
             code, data = 0xc09b00, 0xc09300
             cr[0], cr[4], efer[0] = 0x11, 0, 0
-        elif mode == "long64":
+        else:
             code, data = 0xa09b00, 0xc09300
             cr[0], cr[4], efer[0] = 0x80000011, 0x20, 0x500
             if not cr3:  # Denali: no page tables; long mode all the same
                 cr[0] = 0x11
-        else:
-            raise EngineError(f"a CPU cannot start in {mode!r}: use real16, protected32 or long64")
         cr[3] = cr3
+        uc_reg_write(self.c.uc, UC_X86_REG_FPCW, &fpcw)
+        uc_reg_write(self.c.uc, UC_X86_REG_FPTAG, &fptag)
+        uc_reg_write(self.c.uc, UC_X86_REG_MXCSR, &mxcsr)
         for i in range(6):
             self._segment(i)[0] = CSegment(0 if mode == "real16" else 0x10 if i == 1 else 0x18, 0,
                                            0xffff if mode == "real16" else 0xffffffff, code if i == 1 else data)

@@ -11,6 +11,7 @@
  *   layout.c   find and check Unicorn's insides; interpose two functions
  *   mmu.c      page walks, the software-filled TLB, page classes W and X
  *   cpu.c      ticks, stopping, interrupts, system calls, port I/O
+ *   watch.c    breakpoints and watchpoints
  *   denali.c   the Denali architecture's TLB, upcalls, virtual instructions
  *   digest.c   the 128-bit digest of RAM, kept from dirty pages
  */
@@ -102,6 +103,8 @@ enum Reason {
     R_CALLBACK, /* a callback failed; the exception is kept by the skin */
     R_DOUBLE,   /* Denali: a fault that cannot be delivered */
     R_FAIL,     /* Unicorn itself failed; see `error` */
+    R_BREAK,    /* about to execute an instruction with a breakpoint */
+    R_WATCH,    /* an instruction touched watched bytes; see `hit` */
 };
 
 /* Per-page state of guest RAM. */
@@ -127,6 +130,17 @@ typedef struct SoftEntry {
     uint64_t vpage; /* virtual page address | 1 when valid */
     uint64_t ppage; /* physical page address | rights in the low bits */
 } SoftEntry;
+
+typedef struct Watch {
+    uint64_t addr, size;
+    uint8_t kinds; /* 1 reads, 2 writes */
+    bool physical; /* else linear */
+} Watch;
+
+typedef struct Hit {
+    uint64_t addr, paddr, size; /* size 0: none */
+    bool write;
+} Hit;
 
 struct Engine;
 typedef struct Callbacks {
@@ -174,6 +188,12 @@ typedef struct Engine {
     Callbacks calls;
     void *self; /* the Python object */
 
+    uint64_t *breaks; /* linear addresses */
+    Watch *watches;
+    int break_count, watch_count;
+    uint64_t no_break_at; /* the tick at which the run began: a breakpoint there was seen already */
+    Hit hit;
+
     bool double_bookkeeping;
 
     /* Statistics, never seen by the guest. */
@@ -192,6 +212,7 @@ typedef struct Layout {
     int left, current; /* where `left` and the running block's id live in env */
     int entry_tick;    /* ... and, saved with the state: the last exception's tick, and how many since */
     int state_size;    /* bytes of env that are the CPU's state */
+    int mtrr;          /* memory type registers: 11 fixed, the default, 8 pairs; outside of those bytes */
     int cpu_exception_index, cpu_halted, cpu_cflags_next_tb;
     int tlb_fast;      /* from env, negative */
     int tlb_desc, tlb_desc_size, tlb_victims;
@@ -212,6 +233,7 @@ typedef struct Inside {
     uint64_t (*compute_flags)(uint64_t dst, uint64_t src1, uint64_t src2, int op);
     void (*check_io[3])(void *env, uint32_t port);
     void (*update_dr7)(void *env, uint32_t dr7);
+    bool (*restore_state)(void *cpu, uintptr_t host_pc, bool will_exit);
     /* The originals of what is interposed. */
     int (*tcg_gen_code)(void *tcg_ctx, Block *tb);
     void (*cpu_loop_exit_noexc)(void *cpu) __attribute__((noreturn));
@@ -228,6 +250,7 @@ extern Inside tt_inside;
 #define SEG(e, n) (((Segment *)((e)->env + ENV_SEGS))[n])
 #define EFER(e) ENV(e, tt_layout.efer, uint64_t)
 #define LEFT(e) ENV(e, tt_layout.left, int64_t)
+enum { MTRR_SIZE = 8 * (11 + 1 + 16), MTRR_SAVED = -256 }; /* where in a saved state: from `left` */
 #define CURRENT(e) ENV(e, tt_layout.current, uint32_t)
 #define ENTRY_TICK(e) ENV(e, tt_layout.entry_tick, uint64_t)
 #define ENTRY_COUNT(e) ENV(e, tt_layout.entry_tick + 8, uint64_t)
@@ -276,6 +299,14 @@ void tt_canonical_flags(Engine *e);
 void tt_update_hflags(Engine *e);
 void tt_copy_state(Engine *e, uint8_t *to);
 void tt_load_state(Engine *e, const uint8_t *from);
+/* watch.c */
+bool tt_set_breaks(Engine *e, const uint64_t *addrs, int count);
+bool tt_set_watches(Engine *e, const Watch *watches, int count);
+bool tt_block_has_break(const Engine *e, const Block *tb);
+bool tt_is_break(const Engine *e, uint64_t pc);
+bool tt_page_watched(const Engine *e, uint64_t vpage, uint64_t ppage);
+void tt_watch_access(Engine *e, uint64_t addr, uint64_t paddr, int size, int rw, uintptr_t ra);
+void tt_watch_device(Engine *e, uint64_t paddr, uint64_t size);
 /* denali.c */
 bool tt_soft_lookup(Engine *e, uint64_t addr, uint64_t *paddr, int *rights);
 bool tt_denali_exception(Engine *e, int vector, uint64_t error, uint64_t addr);

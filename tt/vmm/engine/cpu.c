@@ -102,6 +102,19 @@ static int index_in_block(const Engine *e, const Block *tb)
     return tb->icount;
 }
 
+/* RIP of a block's last instruction. */
+static uint64_t last_in_block(const Block *tb)
+{
+    const uint8_t *p = tb->code + tb->code_size;
+    uint64_t pc = tb->pc;
+    for (int i = 0; i < tb->icount; i++) {
+        pc += sleb128(&p);
+        sleb128(&p); /* cc_op */
+        sleb128(&p); /* host code offset */
+    }
+    return pc - tb->cs_base;
+}
+
 /* The running block ends here, before the instruction at RIP. */
 void tt_settle(Engine *e)
 {
@@ -154,6 +167,21 @@ static bool one_by_one(const Block *tb)
     return (tb->flags & FLAG_RF) && tb->icount > 1;
 }
 
+/* Which instruction of the block has a breakpoint?  Its length if none. */
+static int first_break(const Engine *e, const Block *tb, bool not_the_first)
+{
+    const uint8_t *p = tb->code + tb->code_size;
+    uint64_t pc = tb->pc;
+    for (int i = 0; i < tb->icount; i++) {
+        pc += sleb128(&p);
+        if (!(i == 0 && not_the_first) && tt_is_break(e, pc))
+            return i;
+        sleb128(&p); /* cc_op */
+        sleb128(&p); /* host code offset */
+    }
+    return tb->icount;
+}
+
 /* The running block would pass the horizon.  It has not run yet. */
 static void block_slow(uint8_t *env)
 {
@@ -170,7 +198,7 @@ static void block_slow(uint8_t *env)
         if (e->failed)
             leave(e, R_CALLBACK);
         if (now >= next)
-            leave(e, R_STOP);
+            leave(e, e->hit.size ? R_WATCH : R_STOP);
         int vector = e->calls.acknowledge(e->self);
         if (vector >= 0) {
             count_entry(e);
@@ -178,6 +206,16 @@ static void block_slow(uint8_t *env)
         }
         tt_reconsider(e);
         next_block(e);
+    }
+    if (unlikely(e->break_count)) {
+        int at = first_break(e, tb, now == e->no_break_at);
+        if (at == 0) {
+            tt_set_tick(e, now);
+            EIP(e) = tb->pc - tb->cs_base;
+            leave(e, R_BREAK);
+        }
+        if (now + at < next)
+            next = now + at;
     }
     if (now + tb->icount > next || one_by_one(tb)) { /* cut the block */
         tt_set_tick(e, now);
@@ -200,7 +238,7 @@ static void on_block(uc_engine *uc, uint64_t pc, uint32_t size, void *user)
         return;
     LEFT(e) -= tb->icount;
     CURRENT(e) = (uint32_t)(tb->code - e->code_base) + 1;
-    if (LEFT(e) < 0 || one_by_one(tb))
+    if (LEFT(e) < 0 || one_by_one(tb) || tt_block_has_break(e, tb))
         block_slow(e->env);
 }
 
@@ -263,7 +301,7 @@ void tt_patch_block(Engine *e, Block *tb)
     PUT(words, 8);
     PUT("\xc7\x85", 2);
     PUT(words + 2, 8);
-    PUT(one_by_one(tb) ? "\xa8" : "\x79", 1); /* "test al, rel8" falls through to the call */
+    PUT(one_by_one(tb) || tt_block_has_break(e, tb) ? "\xa8" : "\x79", 1); /* "test al, rel8" falls through to the call */
     *q = (uint8_t)(end - (q + 1 - patch)), q++;
     PUT("\x48\x89\xef\x48\xb8", 5);
     PUT(&slow, 8);
@@ -376,6 +414,7 @@ void tt_copy_state(Engine *e, uint8_t *to)
     memcpy(to, e->env, tt_layout.state_size);
     for (int at = next_hole(0, &size); at < tt_layout.state_size; at = next_hole(at + size, &size))
         memset(to + at, 0, size);
+    memcpy(to + tt_layout.left + MTRR_SAVED, e->env + tt_layout.mtrr, MTRR_SIZE);
 }
 
 /* Put a copied state back; the holes keep what they hold.  QEMU's breakpoints
@@ -389,6 +428,7 @@ void tt_load_state(Engine *e, const uint8_t *from)
         at = next_hole(done, &size);
         memcpy(e->env + done, from + done, at - done);
     }
+    memcpy(e->env + tt_layout.mtrr, from + tt_layout.left + MTRR_SAVED, MTRR_SIZE);
     wanted = *dr7;
     *dr7 &= ~0xffull;
     tt_inside.update_dr7(e->env, wanted);
@@ -471,6 +511,10 @@ static int on_rdtsc(uc_engine *uc, void *user)
         tt_set_tick(e, now);
         CURRENT(e) = 0;
         tsc = e->calls.tsc(e->self);
+        if (unlikely(e->failed)) { /* as if it had not begun */
+            e->aborted++;
+            leave(e, R_CALLBACK);
+        }
         tt_set_tick(e, end);
         CURRENT(e) = current;
     } else {
@@ -558,12 +602,36 @@ static void void_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t v
 
 /* ---- exceptions --------------------------------------------------------- */
 
+/* INT n, INT3, INTO: Unicorn has moved RIP past it, but if its gate refuses, the
+ * fault is at the instruction, which has not retired then. */
+static void deliver_int(Engine *e)
+{
+    uint64_t next = EIP(e);
+
+    EIP(e) = last_in_block(block_of(e));
+    CURRENT(e) = 0;
+    LEFT(e)++;
+    e->aborted++;
+    tt_effort(e, EFFORT_FAULT);
+    ENV(e, tt_layout.error_code + 8, uint64_t) = next;
+    tt_inside.do_interrupt(e->cpu); /* does not return where it faults */
+    LEFT(e)--;
+    e->aborted--;
+}
+
 static void deliver(Engine *e, int vector)
 {
+    uint64_t aborted = e->aborted;
+
+    if (ENV(e, tt_layout.error_code + 4, int32_t) && CURRENT(e) && !e->denali) {
+        deliver_int(e);
+        return;
+    }
     if (vector == EXC_DB && CURRENT(e) && block_of(e)->icount == 1 && block_of(e)->size > 1)
         CURRENT(e) = 0; /* a single step, complete even if RIP did not move; a breakpoint's block has 1 byte */
     else
         tt_settle(e);
+    e->aborted -= vector == EXC_DB && aborted != e->aborted; /* a breakpoint comes before on_code */
     count_entry(e);
     tt_effort(e, EFFORT_FAULT);
     if (!e->denali) {
@@ -630,6 +698,7 @@ bool tt_count_instructions(Engine *e)
 /* Run until tick `stop`, or until something else ends the run. */
 int tt_run(Engine *e, uint64_t stop)
 {
+    Engine *outer = tt_current; /* of whose callback this run is a part */
     uc_err err;
 
     if (tt_tick(e) >= stop || tt_tick(e) >= e->limit)
@@ -639,6 +708,8 @@ int tt_run(Engine *e, uint64_t stop)
     e->reason = R_NONE;
     e->failed = false;
     e->effort = 0;
+    e->hit.size = 0;
+    e->no_break_at = tt_tick(e);
     CURRENT(e) = 0;
     CPU32(e, tt_layout.cpu_cflags_next_tb) = -1;
     tt_reconsider(e);
@@ -657,6 +728,6 @@ int tt_run(Engine *e, uint64_t stop)
         }
     }
     tt_canonical_flags(e);
-    tt_current = NULL;
+    tt_current = outer;
     return e->reason;
 }

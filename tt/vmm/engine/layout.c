@@ -132,6 +132,7 @@ static const char *find_functions(void)
     FIND(tb_lookup, "tcg_tb_lookup");
     FIND(tb_flush, "tb_flush");
     FIND(compute_flags, "helper_cc_compute_all");
+    FIND(restore_state, "cpu_restore_state");
     FIND(update_dr7, "cpu_x86_update_dr7");
     FIND(check_io[0], "helper_check_iob");
     FIND(check_io[1], "helper_check_iow");
@@ -308,6 +309,10 @@ static const char *find_offsets(Engine *e)
         || l->sysenter_esp < 0 || l->sysenter_eip != l->sysenter_esp + 8)
         return refuse("its model-specific registers are laid out in another way");
     l->sysenter_cs = l->sysenter_esp - 8;
+    l->mtrr = find_msr(e, 0x2ff, magic, end + 1024) - 11 * 8;
+    if (l->mtrr < end || find_msr(e, 0x250, magic, end + 1024) != l->mtrr
+        || find_msr(e, 0x20f, magic, end + 1024) != l->mtrr + MTRR_SIZE - 8)
+        return refuse("its memory type registers are laid out in another way");
     uc_x86_msr cs = {.rid = 0x174, .value = 0x4321};
     uc_reg_write(e->uc, UC_X86_REG_MSR, &cs);
     if (ENV(e, l->sysenter_cs, uint32_t) != 0x4321)

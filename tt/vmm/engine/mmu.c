@@ -265,6 +265,8 @@ static void drop_code(Engine *e, uint64_t paddr, uint64_t size)
 void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size)
 {
     uint64_t end = paddr + size;
+    if (unlikely(e->watch_count) && tt_current)
+        tt_watch_device(e, paddr, size);
     while (paddr < end) {
         uint64_t next = (paddr & PAGE_MASK) + PAGE_SIZE, stop = next < end ? next : end;
         Page *p = &e->pages[paddr / PAGE_SIZE];
@@ -321,7 +323,6 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
     Engine *e = tt_current;
     Walk w = {.size = PAGE_SIZE};
     uint64_t vpage = addr & PAGE_MASK;
-    (void)size;
 
     e->fills++;
     tt_effort(e, EFFORT_FILL);
@@ -345,6 +346,14 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
             rights = grant(e, vpage, w.paddr, rights, rw, ra);
         else
             w.paddr = VOID_ADDR;
+        if (unlikely(e->watch_count) && !probe && tt_page_watched(e, vpage, w.paddr)) {
+            if (rw == FETCH) {
+                rights = RIGHT_X; /* reads must come here */
+            } else {
+                tt_watch_access(e, addr, w.paddr | (addr & (PAGE_SIZE - 1)), size, rw, ra);
+                w.size = 1; /* QEMU's word for "ask again at the next access" */
+            }
+        }
         tt_inside.tlb_set_page(cpu, vpage, w.paddr, rights, mmu_idx, w.size);
         return true;
     }

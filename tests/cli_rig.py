@@ -1,4 +1,4 @@
-"""A person at a terminal, for tests: types, reads, and looks at the terminal's settings."""
+"""The `tt` command as a process: run to its end, or used by a person at a terminal."""
 
 from __future__ import annotations
 
@@ -8,11 +8,44 @@ import pty
 import select
 import signal
 import subprocess
+import sys
 import termios
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+ROOT = Path(__file__).parents[1]
+
+
+class TT:
+    """The `tt` command, as a process in a folder of its own."""
+
+    command = (sys.executable, "-m", "tt.cli.main")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def __call__(
+        self, *words: object, code: int = 0, stdin: bytes = b"", timeout_s: float = 120, **env: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run `tt words...` and check its exit code."""
+        done = subprocess.run(
+            [*self.command, *map(str, words)],
+            cwd=self.folder,
+            env=self.env | env,
+            input=stdin,
+            capture_output=True,
+            timeout=timeout_s,
+        )
+        assert done.returncode == code, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
+        assert b"Traceback" not in done.stderr, done.stderr
+        return done
+
+    def out(self, *words: object, **options: object) -> str:
+        """Run a command and return what it printed."""
+        return self(*words, **options).stdout.decode()  # type: ignore[arg-type]
 
 
 class Terminal:
@@ -61,7 +94,9 @@ class Terminal:
         deadline = time.monotonic() + timeout_s
         while text not in self.seen:
             assert time.monotonic() < deadline, f"no {text!r} in {timeout_s} s: {self.seen[-2000:]!r}"
-            assert self.process.poll() is None or self._read(), f"ended with no {text!r}: {self.seen[-2000:]!r}"
+            assert self.process.poll() is None or self._read(), (
+                f"ended with no {text!r}: {self.seen[-2000:]!r}"
+            )
             self._read()
 
     def wait(self, timeout_s: float = 30) -> float:

@@ -1,0 +1,49 @@
+"""Traces of every format version there ever was: they open, say what they said, and replay to the end."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from adversary_rig import ROOT
+
+from tt.log import Trace
+from tt.log.schema import VERSION, probe
+from tt.replay import Replay, verify
+
+GOLDEN = sorted((ROOT / "traces").glob("*.tt"))
+
+
+@pytest.fixture
+def trace(request: pytest.FixtureRequest, tmp_path: Path) -> Trace:
+    """Return a copy: a reader may leave files beside what it opens."""
+    return Trace.open(Path(shutil.copy(request.param, tmp_path)))
+
+
+def test_each_version_has_its_traces() -> None:
+    assert {probe(path) for path in GOLDEN} == set(range(1, VERSION + 1))
+    for path in GOLDEN:
+        assert path.stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("trace", GOLDEN, indirect=True, ids=lambda path: path.stem)
+def test_it_replays(trace: Trace) -> None:
+    assert trace.verify_structure() == []
+    replay = Replay(trace)
+    replay.finish()
+    assert replay.tick == trace.end_tick
+    assert replay.checker.checked == trace.event_count
+    assert replay.digests_checked == len(list(trace.digests()))
+    assert verify(trace).good
+
+
+@pytest.mark.parametrize("path", [path for path in GOLDEN if "demo" in path.stem], ids=lambda path: path.stem)
+def test_the_demo_says_what_it_said(path: Path) -> None:
+    with Trace.open(path) as trace:
+        lines = [text for _tick, _unit, text in trace.console_lines()]
+        assert trace.sealed and trace.reason == "terminated with status 0"
+        assert len(list(trace.digests())) == 1
+    assert lines[0].startswith("Denali demo: 16 MiB of memory")
+    assert "echo: golden" in lines and "primes: 78498 below 1000000" in lines
+    assert lines[-1].startswith("done: ") and lines[-1].endswith(" 0 checks failed")

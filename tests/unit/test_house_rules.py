@@ -1,0 +1,253 @@
+"""The rules of the house that a machine can hold: imports, chance, words."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "tt"
+FILES = sorted(path for path in PACKAGE.rglob("*.py*") if path.suffix in (".py", ".pyi"))
+MODULES = [path for path in FILES if path.suffix == ".py"]
+
+# Which rooms a room may import from, beside itself: docs/design.md, "Rooms and the direction of imports".
+BASE = {"errors", "events", "position"}
+RECORDING = BASE | {"log", "vmm", "record", "replay"}
+TRAVELLING = RECORDING | {"inspect", "travel", "chronus"}
+MAY_IMPORT = {
+    "errors": set(),
+    "events": {"errors"},
+    "position": {"errors"},
+    "log": BASE,
+    "vmm": BASE,
+    "guests": BASE | {"vmm"},
+    "record": BASE | {"log", "vmm"},
+    "replay": RECORDING,
+    "inspect": RECORDING,
+    "travel": RECORDING,
+    "chronus": TRAVELLING,
+    "shell": TRAVELLING | {"guests"},
+    "gdb": TRAVELLING,
+    "cli": TRAVELLING | {"guests", "shell", "gdb", ""},
+    "": TRAVELLING | {"guests"},  # tt/__init__.py, the public face
+}
+
+
+def room(module: str) -> str:
+    """Return the room of a dotted module name under `tt`."""
+    return (module.split(".") + [""])[1]
+
+
+def dotted(path: Path) -> str:
+    """Return a file's module name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, dotted name) of whatever a file imports, inside functions too, and for typing only too."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            for alias in node.names:
+                yield node.lineno, f"{node.module}.{alias.name}"
+
+
+def where(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    here = room(dotted(path))
+    assert here in MAY_IMPORT, f"{path}: a new room: say in docs/design.md and here what it may import"
+    for line, name in imported(path):
+        if name.split(".")[0] == "tt":
+            there = room(name)
+            assert there == here or there in MAY_IMPORT[here], f"{where(path, line)}: {here} imports {name}"
+
+
+def test_only_the_engine_knows_unicorn() -> None:
+    for path in FILES:
+        if (PACKAGE / "vmm" / "engine") not in path.parents:
+            for line, name in imported(path):
+                assert name.split(".")[0] != "unicorn", where(path, line)
+                assert not name.startswith("tt.vmm.engine._"), where(path, line)
+
+
+def test_a_trace_can_be_read_without_unicorn() -> None:
+    """Not only by the look of it: the log room really loads nothing of the machine."""
+    import subprocess
+
+    code = "import sys, tt.log, tt.log.check, tt.log.query; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "tt.log.reader" in loaded
+    assert not [name for name in loaded if name.startswith(("unicorn", "tt.vmm", "tt.record", "tt.replay"))]
+
+
+# ---- nondeterminism
+
+# Calls that give another answer each time.
+CHANCE = {
+    "time": {"*"},
+    "random": {"*"},
+    "secrets": {"*"},
+    "uuid": {"uuid1", "uuid4", "getnode"},
+    "os": {
+        "urandom",
+        "getrandom",
+        "getpid",
+        "times",
+        "getloadavg",
+        "environ",
+        "getenv",
+        "listdir",
+        "scandir",
+    },
+    "datetime": {"now", "utcnow", "today"},
+    "threading": {"*"},
+    "socket": {"*"},
+    "select": {"*"},
+}
+# The door's live side may look at the host; config's defaults are parameters that go into the trace.
+LIVE = {"tt.vmm.live", "tt.vmm.nondeterminism"}
+ALLOWED = {
+    ("tt.vmm.config", "time.time"),
+    ("tt.vmm.config", "time.time_ns"),
+    ("tt.vmm.config", "os.urandom"),
+    ("tt.vmm.pc.machine", "os.urandom"),  # the default of a parameter, asked through the door
+    ("tt.vmm.denali.guest_build", "os.environ"),  # finds the compiler; runs before there is a machine
+    ("tt.vmm.boot.grubcfg", "id"),  # tells entries apart; their order is the file's
+    ("tt.vmm.boot.images", "os.environ"),  # finds the cache; likewise
+}
+
+
+def names_of(node: ast.expr) -> str | None:
+    """Return `a.b.c` of an attribute chain."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else None
+
+
+def test_chance_enters_by_the_door_only() -> None:
+    found = set()
+    for path in MODULES:
+        module = dotted(path)
+        if room(module) != "vmm" or module in LIVE:
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ImportFrom) and node.module in CHANCE:
+                for alias in node.names:
+                    bad = CHANCE[node.module] & {alias.name, "*"}
+                    assert not bad, f"{where(path, node.lineno)}: imports {alias.name} from {node.module}"
+            if isinstance(node, ast.Attribute):
+                name = names_of(node)
+                head, _, last = (name or "").rpartition(".")
+                called = CHANCE.get(head.split(".")[-1], set())
+                if name and called & {last, "*"} and (module, name) not in ALLOWED:
+                    found.add(f"{where(path, node.lineno)}: {name}")
+            name = names_of(node.func) if isinstance(node, ast.Call) else None
+            if name in ("hash", "id") and (module, name) not in ALLOWED:
+                found.add(f"{where(path, node.lineno)}: {name}() differs from process to process")
+    assert not found, "\n".join(sorted(found))
+
+
+def test_no_set_is_walked_in_the_machine() -> None:
+    """The order of a set depends on PYTHONHASHSEED or on addresses; `sorted` makes it harmless."""
+    bad = []
+    for path in MODULES:
+        if room(dotted(path)) != "vmm":
+            continue
+        for node in ast.walk(tree(path)):
+            loops = [node.iter] if isinstance(node, (ast.For, ast.comprehension)) else []
+            if isinstance(node, ast.Call) and names_of(node.func) in (
+                "list",
+                "tuple",
+                "next",
+                "iter",
+                "enumerate",
+            ):
+                loops += node.args
+            bad += [where(path, loop.lineno) for loop in loops if is_set(loop)]
+    assert not bad, bad
+
+
+def is_set(node: ast.expr) -> bool:
+    """Whether an expression is plainly a set, or keys put together like sets."""
+    if isinstance(node, (ast.Set, ast.SetComp)):
+        return True
+    if isinstance(node, ast.Call) and names_of(node.func) in ("set", "frozenset"):
+        return True
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.BitOr, ast.BitAnd, ast.Sub, ast.BitXor)):
+        return is_keys(node.left) or is_keys(node.right) or is_set(node.left) or is_set(node.right)
+    return False
+
+
+def is_keys(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "keys"
+
+
+def test_no_pickles() -> None:
+    for path in MODULES:
+        for line, name in imported(path):
+            assert name.split(".")[0] not in ("pickle", "marshal", "shelve", "dill"), where(path, line)
+
+
+# ---- words
+
+
+def undocumented(path: Path) -> Iterator[str]:
+    """Yield the public classes and functions of a module that say nothing of themselves.
+
+    A method needs no words of its own where a base class or a `Protocol` that
+    the class implements explains it, which the tree cannot show: so methods
+    count only where the class itself stands on nothing, and then only those
+    longer than a few lines.
+    """
+    module = tree(path)
+    if module.body and not ast.get_docstring(module):
+        yield f"{where(path, 1)}: the module"
+    for node in module.body:
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
+            continue
+        if not ast.get_docstring(node):
+            yield f"{where(path, node.lineno)}: {node.name}"
+        if isinstance(node, ast.ClassDef) and not node.bases:
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                    length = (method.end_lineno or 0) - method.lineno
+                    if length > 8 and not ast.get_docstring(method):
+                        yield f"{where(path, method.lineno)}: {node.name}.{method.name}"
+
+
+def test_everything_public_is_documented() -> None:
+    missing = [line for path in MODULES for line in undocumented(path)]
+    assert not missing, "\n".join(missing)
+
+
+def test_prints_come_from_the_command_line_only() -> None:
+    """Every verb is a library call first: only the CLI prints."""
+    for path in MODULES:
+        if room(dotted(path)) in ("cli", "shell"):
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("print", "input", "eval", "exec", "breakpoint"), where(
+                    path, node.lineno
+                )

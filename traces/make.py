@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Make the golden traces of the current format version; the tests replay all that were ever made.
+
+    python traces/make.py [FOLDER]
+
+writes `denali-demo-v<version>.tt` (the whole demo on a small blank disk, ended
+by the guest), and `denali-cut-v<version>.tt` (the same, cut off: not sealed) into
+FOLDER, by default this one.  A trace that exists is never replaced: traces of
+old versions are what shows that they still open.  See docs/trace-format.md.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from tt.guests import denali
+from tt.log import Trace, TraceWriter
+from tt.log.schema import VERSION
+from tt.record import record
+from tt.replay import verify
+from tt.vmm.config import DiskConfig, configure_denali
+from tt.vmm.live import LiveSource
+
+DISK_BYTES = 5 * 4096
+EPOCH = 1_700_000_000
+SCRIPT = [b"golden\n", b"quit\n"]
+
+
+def main(folder: Path) -> None:
+    """Make what is missing."""
+    whole, cut = (folder / f"denali-{name}-v{VERSION}.tt" for name in ("demo", "cut"))
+    with tempfile.TemporaryDirectory() as scratch:
+        config = configure_denali(denali.build(Path(scratch)), epoch=EPOCH)
+    config = replace(config, disks=(DiskConfig("", DISK_BYTES, ""),))
+    if not whole.exists():
+        record(config, whole, LiveSource(script=SCRIPT))
+    if not cut.exists():
+        with Trace.open(whole) as trace, TraceWriter(cut, trace.meta) as writer:
+            cut_off(trace, writer)
+    for path in (whole, cut):
+        with Trace.open(path) as trace:
+            assert verify(trace).good, path
+            print(f"{path}: {path.stat().st_size:,} bytes, {trace.end_tick:,} ticks")
+
+
+def cut_off(trace: Trace, writer: TraceWriter) -> None:
+    """Copy the first half of a trace, and leave it unsealed."""
+    tick = trace.end_tick // 2
+    for name in trace.files:
+        writer.add_file(name, trace.file(name))
+    writes = {write.number: write.data() for write in trace.disk_writes()}
+    for number, event in trace.numbered_events():
+        if event.tick < tick:
+            writer.add(event._replace(data=writes.get(number, event.data)))
+    writer.commit(tick)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
