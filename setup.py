@@ -15,7 +15,8 @@ unicorn = Path(str(files("unicorn")))
 engine = Extension(
     "tt.vmm.engine._engine",
     sources=[
-        str(ENGINE / name) for name in ("_engine.pyx", "layout.c", "mmu.c", "cpu.c", "watch.c", "denali.c", "digest.c")
+        str(ENGINE / name)
+        for name in ("_engine.pyx", *sorted(p.name for p in ENGINE.glob("*.c")))
     ],
     depends=[str(ENGINE / "core.h")],
     include_dirs=[str(ENGINE), str(unicorn / "include")],

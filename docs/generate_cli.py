@@ -1,7 +1,7 @@
 """Write docs/cli.md: the help of every verb, as `tt VERB --help` prints it.
 
-    python docs/generate_cli.py          writes it
-    python docs/generate_cli.py --check  exits with 1 if it is out of date
+python docs/generate_cli.py          writes it
+python docs/generate_cli.py --check  exits with 1 if it is out of date
 """
 
 from __future__ import annotations

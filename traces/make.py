@@ -26,7 +26,7 @@ from tt.vmm.live import LiveSource
 
 DISK_BYTES = 5 * 4096
 EPOCH = 1_700_000_000
-SCRIPT = [b"golden\n", b"quit\n"]
+TYPED = b"golden\n"
 
 
 def main(folder: Path) -> None:
@@ -36,7 +36,9 @@ def main(folder: Path) -> None:
         config = configure_denali(denali.build(Path(scratch)), epoch=EPOCH)
     config = replace(config, disks=(DiskConfig("", DISK_BYTES, ""),))
     if not whole.exists():
-        record(config, whole, LiveSource(script=SCRIPT))
+        source = LiveSource()
+        source.type(TYPED)
+        record(config, whole, source)
     if not cut.exists():
         with Trace.open(whole) as trace, TraceWriter(cut, trace.meta) as writer:
             cut_off(trace, writer)

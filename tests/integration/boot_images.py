@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -69,14 +69,13 @@ def join(image: Path, label: str, parts: Sequence[Path]) -> Path:
                 _copy_sparsely(f, disk)
             at += size
         disk.truncate(at + MIB)  # a GPT keeps its second table at the end
-    done = subprocess.run([tool("sfdisk"), "--quiet", image], input="\n".join(script), text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
+    tools.run([tool("sfdisk"), "--quiet", str(image)], stdin="\n".join(script))
     return image
 
 
-def _copy_sparsely(source: object, target: object) -> None:
-    while piece := source.read(MIB):  # type: ignore[attr-defined]
+def _copy_sparsely(source: BinaryIO, target: BinaryIO) -> None:
+    while piece := source.read(MIB):
         if piece.count(0) == len(piece):
-            target.seek(len(piece), 1)  # type: ignore[attr-defined]
+            target.seek(len(piece), 1)
         else:
-            target.write(piece)  # type: ignore[attr-defined]
+            target.write(piece)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tt.events import Event, Kind
@@ -37,7 +37,8 @@ class Boot:
         self.trace = trace
         self._console = bytearray()
         self._until = until
-        self._source = LiveSource(script=[line.encode() + b"\n" for line in script], forever=until is not None)
+        lines = [line.encode() + b"\n" for line in script]
+        self._source = LiveSource(script=lines, forever=until is not None)
         self.recording: Recording = record(
             config, trace, self._source, max_ticks=max_ticks, entropy=seeded_entropy(1), on_event=self._see
         )
@@ -54,12 +55,12 @@ class Boot:
                 self._source.stop("the guest has printed what was waited for")
 
 
-def replays_exactly(trace: Path, watch: Callable[[Replay], None] = lambda replay: None) -> None:
-    """Replay a trace to its end: every event and every digest is the recorded one."""
+def replays_exactly(trace: Path) -> Replay:
+    """Replay a trace to its end, every event and every digest being the recorded one; return the replay."""
     with Trace.open(trace) as opened:
         replay = Replay(opened)
-        watch(replay)
         replay.finish()
         assert replay.tick == opened.end_tick
         assert replay.digests_checked == len(list(opened.digests()))
         assert replay.checker.checked == len(list(opened.events()))
+    return replay

@@ -17,6 +17,8 @@ from tt.vmm.config import configure_pc
 
 pytestmark = pytest.mark.slow
 
+CR4_PAE = 0x20
+
 INIT = """\
 #!/bin/busybox sh
 export PATH=/bin
@@ -24,9 +26,9 @@ busybox mkdir -p /proc /sys
 busybox mount -t proc proc /proc
 busybox uname -m
 busybox grep -c processor /proc/cpuinfo
-busybox ls /bin
+busybox ls -1 /bin
 i=0; while [ $i -lt 500 ]; do i=$((i + 1)); done; echo counted to $i
-echo 'root sees' $(busybox id -u) in $(busybox wc -l < /proc/self/maps) mappings | busybox sed 's/ [0-9]* m/ some m/'
+echo user $(busybox id -u), process $$
 busybox reboot -f
 """
 
@@ -48,9 +50,14 @@ def i386(monkeypatch_module: pytest.MonkeyPatch) -> Iterator[apt.Apt]:
         return candidate
 
     try:
-        yield apt.with_lists(cache, ready)
+        found = apt.with_lists(cache, ready)
     except BadInput as e:
-        pytest.skip(f"no 32-bit packages: {e}")
+        try:
+            # Lists that did arrive serve as well, when it was another one that could not be had.
+            found = ready(apt.Apt(cache, private=True))
+        except BadInput:
+            pytest.skip(f"no 32-bit packages: {e}")
+    yield found
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +76,15 @@ def fetch(i386: apt.Apt, name: str) -> Path:
 def member(package: Path, pattern: str) -> bytes:
     """Return the one file of a package whose name is like `pattern`."""
     command = [tools.find("dpkg-deb", "dpkg"), "--fsys-tarfile", str(package)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as unpacking:
-        with tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive:
-            for entry in archive:
-                if re.fullmatch(pattern, entry.name) and (contents := archive.extractfile(entry)):
-                    data = contents.read()
-                    unpacking.kill()
-                    return data
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as unpacking,
+        tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive,
+    ):
+        for entry in archive:
+            if re.fullmatch(pattern, entry.name) and (contents := archive.extractfile(entry)):
+                data = contents.read()
+                unpacking.kill()
+                return data
     pytest.fail(f"{package.name} holds no {pattern}")
 
 
@@ -109,8 +118,8 @@ def test_to_userland_and_back(i386: apt.Apt, initrd: Path, tmp_path: Path, flavo
     assert "unpacks itself" not in config.description[0]
     boot = Boot(config, tmp_path / "x.tt")
     said = boot.console[boot.console.index("Run /init as init process") :].split("\n", 1)[1]
-    assert said.startswith("i686\n1\nbusybox\nsh\ncounted to 500\nroot sees 0 in some mappings\n"), said
+    assert said.startswith("i686\n1\nbusybox\nsh\ncounted to 500\nuser 0, process 1\n"), said
     assert said.rstrip().endswith("reboot: machine restart"), said
     assert boot.recording.reason == "reset"
-    assert ("PAE" in boot.console) == (flavour == "686-pae") or "NX" in boot.console
-    replays_exactly(tmp_path / "x.tt")
+    replay = replays_exactly(tmp_path / "x.tt")
+    assert bool(replay.machine.engine.registers()["cr4"] & CR4_PAE) == (flavour == "686-pae")

@@ -1,4 +1,4 @@
-"""A whole Debian as debootstrap makes it (systemd, sshd, cron; its own kernel and initrd), recorded untouched."""
+"""A whole Debian as debootstrap makes it (systemd, sshd, cron, its own initrd), recorded untouched."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_from_power_on_to_power_off(image: Path, tmp_path: Path) -> None:
     config = configure_pc(image, epoch=EPOCH)
     assert config.description[0].startswith("boots /boot/grub/grub.cfg on vda1: 'Debian GNU/Linux'")
     trace = tmp_path / "x.tt"
-    script = ["root", "systemctl is-system-running --wait || true; cat /etc/debian_version; echo DONE", "poweroff"]
-    boot = Boot(config, trace, script=script, max_ticks=20_000_000_000)
+    question = "systemctl is-system-running --wait || true; cat /etc/debian_version; echo DONE"
+    boot = Boot(config, trace, script=["root", question, "poweroff"], max_ticks=20_000_000_000)
     _, prompt, rest = boot.console.partition("debian login: ")
     assert prompt, boot.console[-3000:]
     answer = re.search(r"(running|degraded)\n\d+\.\d+\nDONE\n", rest)

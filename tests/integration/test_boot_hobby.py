@@ -77,7 +77,8 @@ def test_ends(hobby: Path, tmp_path: Path, command: str, reason: str) -> None:
     config = configured(hobby, f"run={command}")
     boot = Boot(config, tmp_path / "x.tt")
     assert boot.recording.reason == reason
-    assert ("kernel: page fault at 0x4, error 0x2\nkernel: exception 14" in boot.console) == (command == "crash")
+    crashed = "kernel: page fault at 0x4, error 0x2\nkernel: exception 14" in boot.console
+    assert crashed == (command == "crash")
     assert Boot(config).recording.end_tick == boot.recording.end_tick
     with Trace.open(tmp_path / "x.tt") as trace:
         assert trace.end_tick == boot.recording.end_tick
@@ -105,7 +106,8 @@ def test_typed_commands(hobby: Path, tmp_path: Path) -> None:
         "\n",
         "sector 1\ndisk: sector 1: \n",
         "sector 999\ndisk: sector 999 cannot be read\n",
-        "fault\nkernel: page fault at 0xd0001234, error 0x2: mapped a page there\nmemory: 0xd0001234 now holds 42\n",
+        "fault\nkernel: page fault at 0xd0001234, error 0x2: mapped a page there\n"
+        "memory: 0xd0001234 now holds 42\n",
         "user\nuser: hello from ring 3\nkernel: ring 3 program ends, its CS was 0x1b\n",
         "help\ncommands: clock sleep sector fault crash user; halt triple reset cf9 spin end the machine\n",
         "halt\n",

@@ -53,7 +53,9 @@ def extlinux(root: Path, device: str) -> None:
     path.write_text(path.read_text().replace("root=/dev/vda ", f"root={device} "))
 
 
-def reaches_the_prompt(config: MachineConfig, device: str, kind: str = "ext4", *, trace: Path | None = None) -> None:
+def reaches_the_prompt(
+    config: MachineConfig, device: str, kind: str = "ext4", *, trace: Path | None = None
+) -> None:
     """Boot to the shell, and look from inside at what the root file system is."""
     boot = Boot(config, trace, script=["mount | grep ' / '; sync"])
     *_, answer, end = boot.console.split(PROMPT.decode())

@@ -167,18 +167,32 @@ def test_vmlinux_32_bit() -> None:
     assert cmdline(plan) == b"quiet"
 
 
+@pytest.mark.parametrize("version", [0x020F, 0x0208])
+@pytest.mark.parametrize("packing", ["gzip", "xz"])
+def test_bzimage_32_bit(version: int, packing: str) -> None:
+    """It is unpacked here, as a 64-bit one is; its init_size of RAM is kept free for it all the same."""
+    vmlinux = make_elf(32, virtual=0xC1000000)
+    image = make_bzimage(PACKERS[packing](vmlinux), version=version, kernel_64=False)
+    plan = linux.plan_bzimage(image, b"i" * 5000, "quiet", MEM)
+    assert (plan.start.mode, plan.start.rip) == ("protected32", 16 * MIB + 16)
+    assert ram(plan, 16 * MIB, 256) == vmlinux[0x100:0x200]
+    assert "unpacks itself" not in plan.description[0]
+    assert cmdline(plan) == b"quiet"
+    if version >= 0x020A:
+        with pytest.raises(BadInput, match="memory|RAM"):
+            linux.plan_bzimage(image, None, "", 40 * MIB)
+
+
 @pytest.mark.parametrize(
-    ("version", "kernel_64", "payload"),
+    ("version", "payload"),
     [
-        (0x020F, False, PACKERS["gzip"](make_elf(32))),  # a 32-bit kernel, by its flag
-        (0x0208, True, PACKERS["gzip"](make_elf(32))),  # the same before there was a flag
-        (0x0204, True, PACKERS["gzip"](make_elf(64))),  # no payload fields
-        (0x020F, True, b"\x01\x02\x03\x04" * 100),  # a payload in no known format
-        (0x020F, True, PACKERS["gzip"](b"a flat binary")),
+        (0x0204, PACKERS["gzip"](make_elf(64))),  # no payload fields
+        (0x020F, b"\x01\x02\x03\x04" * 100),  # a payload in no known format
+        (0x020F, PACKERS["gzip"](b"a flat binary")),
     ],
 )
-def test_kernels_that_unpack_themselves(version: int, kernel_64: bool, payload: bytes) -> None:
-    image = make_bzimage(payload, version=version, kernel_64=kernel_64)
+def test_kernels_that_unpack_themselves(version: int, payload: bytes) -> None:
+    image = make_bzimage(payload, version=version)
     plan = linux.plan_bzimage(image, b"i" * 5000, "quiet", MEM)
     assert plan.start.mode == "protected32"
     assert plan.start.rip == MIB

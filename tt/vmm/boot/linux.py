@@ -42,7 +42,6 @@ _RAMDISK_SIZE = 0x21C
 _CMD_LINE_PTR = 0x228
 _INITRD_ADDR_MAX = 0x22C
 _KERNEL_ALIGNMENT = 0x230
-_XLOADFLAGS = 0x236
 _CMDLINE_SIZE = 0x238
 _PAYLOAD_OFFSET = 0x248
 _PAYLOAD_LENGTH = 0x24C
@@ -51,7 +50,6 @@ _INIT_SIZE = 0x260
 _HEADER_END = 0x290
 
 _LOADED_HIGH = 0x01
-_XLF_KERNEL_64 = 0x01
 _OTHER_LOADER = 0xFF  # "Special loaders: undefined"
 
 # Zero page fields (Documentation/arch/x86/zero-page.rst).
@@ -80,7 +78,6 @@ class SetupHeader:
     version: int
     code_offset: int
     loaded_high: bool
-    is_64bit: bool | None
     initrd_addr_max: int
     cmdline_size: int
     payload_offset: int
@@ -108,13 +105,11 @@ class SetupHeader:
         if version >= 0x020A:
             (preferred,) = struct.unpack_from("<Q", padded, _PREF_ADDRESS)
             memory_end = max(memory_end, max(preferred, HIGH_RAM_START) + u32(_INIT_SIZE))
-        (xloadflags,) = struct.unpack_from("<H", padded, _XLOADFLAGS)
         return cls(
             raw=raw,
             version=version,
             code_offset=code_offset,
             loaded_high=bool(padded[_LOADFLAGS] & _LOADED_HIGH),
-            is_64bit=bool(xloadflags & _XLF_KERNEL_64) if version >= 0x020C else None,
             initrd_addr_max=u32(_INITRD_ADDR_MAX) if version >= 0x0203 else _OLD_INITRD_MAX,
             cmdline_size=u32(_CMDLINE_SIZE) if version >= 0x0206 else _OLD_CMDLINE_SIZE,
             payload_offset=u32(_PAYLOAD_OFFSET) if version >= 0x0208 else 0,

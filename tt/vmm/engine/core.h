@@ -10,7 +10,10 @@
  *
  *   layout.c   find and check Unicorn's insides; interpose two functions
  *   mmu.c      page walks, the software-filled TLB, page classes W and X
- *   cpu.c      ticks, stopping, interrupts, system calls, port I/O
+ *   blocks.c   ticks, stopping exactly
+ *   state.c    flags, segments, the bytes that are state
+ *   instructions.c  system calls, CPUID, the time-stamp counter, port I/O
+ *   cpu.c      exceptions and runs
  *   watch.c    breakpoints and watchpoints
  *   denali.c   the Denali architecture's TLB, upcalls, virtual instructions
  *   digest.c   the 128-bit digest of RAM, kept from dirty pages
@@ -234,7 +237,10 @@ typedef struct Inside {
     void (*check_io[3])(void *env, uint32_t port);
     void (*update_dr7)(void *env, uint32_t dr7);
     bool (*restore_state)(void *cpu, uintptr_t host_pc, bool will_exit);
+    void (*tb_phys_invalidate)(void *tcg_ctx, Block *tb, uint64_t page_addr);
     /* The originals of what is interposed. */
+    Block *(*tb_gen_code)(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, int cflags);
+    void (*gen_intermediate_code)(void *cpu, Block *tb, int max_instructions);
     int (*tcg_gen_code)(void *tcg_ctx, Block *tb);
     void (*cpu_loop_exit_noexc)(void *cpu) __attribute__((noreturn));
     Block *(*tb_htable_lookup)(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, uint32_t cf_mask);
@@ -285,20 +291,33 @@ void tt_flush_tlb(Engine *e);
 void tt_forget_code(Engine *e);
 /* cpu.c */
 bool tt_open_hooks(Engine *e);
+int tt_run(Engine *e, uint64_t stop);
+/* blocks.c */
+bool tt_hook_blocks(Engine *e);
 bool tt_count_instructions(Engine *e);
+Block *tt_running_block(const Engine *e);
+int tt_index_in_block(const Engine *e, const Block *tb);
+uint64_t tt_last_in_block(const Block *tb);
+void tt_leave(Engine *e, enum Reason reason) __attribute__((noreturn));
+void tt_next_block(Engine *e) __attribute__((noreturn));
+void tt_count_entry(Engine *e);
 void tt_patch_block(Engine *e, Block *tb);
 void tt_settle(Engine *e);
+int tt_first_bit_test(const Engine *e, const Block *tb);
 uint64_t tt_tick(const Engine *e);
 void tt_set_tick(Engine *e, uint64_t tick);
 void tt_set_horizon(Engine *e, uint64_t horizon);
 void tt_reconsider(Engine *e);
 void tt_tired(Engine *e);
-int tt_run(Engine *e, uint64_t stop);
+/* state.c */
+void tt_set_flags(Engine *e, uint64_t flags);
 uint64_t tt_flags(Engine *e);
 void tt_canonical_flags(Engine *e);
 void tt_update_hflags(Engine *e);
 void tt_copy_state(Engine *e, uint8_t *to);
 void tt_load_state(Engine *e, const uint8_t *from);
+/* instructions.c */
+bool tt_hook_instructions(Engine *e);
 /* watch.c */
 bool tt_set_breaks(Engine *e, const uint64_t *addrs, int count);
 bool tt_set_watches(Engine *e, const Watch *watches, int count);

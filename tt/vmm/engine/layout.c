@@ -1,7 +1,7 @@
 /*
  * Finding and checking Unicorn's insides.
  *
- * Functions are found by name in libunicorn's dynamic symbols.  Four calls that
+ * Functions are found by name in libunicorn's dynamic symbols.  Six calls that
  * QEMU makes between its own files are redirected to the engine by rewriting
  * their slots in the library's procedure linkage table, as any dynamic linker
  * would have done with a library loaded earlier:
@@ -9,6 +9,7 @@
  *   tcg_gen_code         -> to give each new block the engine's tick counter
  *   cpu_loop_exit_noexc  -> a block that rewrote itself is left half way: settle its ticks
  *   tb_htable_lookup     -> to know the instruction limit of the block looked up
+ *   tb_gen_code, gen_intermediate_code -> to begin blocks at bit tests
  *   tlb_reset_dirty_by_vaddr -> to nothing: page classes do its work
  *
  * Offsets are found by writing known values through uc_reg_write and looking
@@ -64,6 +65,32 @@ static Block *htable_lookup(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t f
     if (tt_current)
         tt_current->lookup_count = cf_mask & 0x7fff;
     return tt_inside.tb_htable_lookup(cpu, pc, cs_base, flags, cf_mask);
+}
+
+/* BT, BTS, BTR and BTC leave AF and OF undefined, and QEMU makes them depend on what
+ * it knows of the flags within the block: on where the block begins, then, which is
+ * nothing that a guest may see (in the flags that an interrupt pushes, say).  So such
+ * an instruction is always the first of its block, where QEMU knows nothing. */
+static _Thread_local int block_limit;
+
+static void translate(void *cpu, Block *tb, int max_instructions)
+{
+    if (block_limit && block_limit < max_instructions)
+        max_instructions = block_limit;
+    block_limit = 0;
+    tt_inside.gen_intermediate_code(cpu, tb, max_instructions);
+}
+
+static Block *make_block(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, int cflags)
+{
+    Block *tb = tt_inside.tb_gen_code(cpu, pc, cs_base, flags, cflags);
+    int first = tt_current ? tt_first_bit_test(tt_current, tb) : 0;
+    if (first > 0 && first < tb->icount) {
+        tt_inside.tb_phys_invalidate(tt_current->tcg_ctx, tb, -1);
+        block_limit = first;
+        tb = tt_inside.tb_gen_code(cpu, pc, cs_base, flags, cflags);
+    }
+    return tb;
 }
 
 /* Unicorn marks store rights on a page that gets translated code as "look first",
@@ -140,10 +167,15 @@ static const char *find_functions(void)
     FIND(tcg_gen_code, "tcg_gen_code");
     FIND(cpu_loop_exit_noexc, "cpu_loop_exit_noexc");
     FIND(tb_htable_lookup, "tb_htable_lookup");
+    FIND(tb_gen_code, "tb_gen_code");
+    FIND(gen_intermediate_code, "gen_intermediate_code");
+    FIND(tb_phys_invalidate, "tb_phys_invalidate");
 #undef FIND
     if (!redirect(map, "tcg_gen_code_x86_64", gen_code)
         || !redirect(map, "cpu_loop_exit_noexc_x86_64", loop_exit_noexc)
         || !redirect(map, "tb_htable_lookup_x86_64", htable_lookup)
+        || !redirect(map, "tb_gen_code_x86_64", make_block)
+        || !redirect(map, "gen_intermediate_code_x86_64", translate)
         || !redirect(map, "tlb_reset_dirty_by_vaddr_x86_64", no_reset_dirty))
         return refuse("its internal calls cannot be redirected");
     done = true;

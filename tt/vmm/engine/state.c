@@ -1,0 +1,113 @@
+/*
+ * The CPU's registers as QEMU keeps them: flags, segments, and which bytes of its
+ * structure are the guest's state.
+ */
+#include <string.h>
+
+#include "core.h"
+
+/* ---- flags and segments ------------------------------------------------- */
+
+uint64_t tt_flags(Engine *e)
+{
+    uint64_t arith = tt_inside.compute_flags(ENV(e, ENV_CC_DST, uint64_t), ENV(e, ENV_CC_SRC, uint64_t),
+                                             ENV(e, ENV_CC_SRC2, uint64_t), ENV(e, ENV_CC_OP, int32_t));
+    return EFLAGS(e) | arith | (ENV(e, ENV_DF, int32_t) & FLAG_DF);
+}
+
+/* QEMU keeps flags as the operation that made them; how depends on where blocks
+ * begin.  Put them into the one form that depends on their value alone. */
+void tt_canonical_flags(Engine *e)
+{
+    uint64_t arith = tt_flags(e) & FLAGS_ARITH;
+    ENV(e, ENV_CC_SRC, uint64_t) = arith;
+    ENV(e, ENV_CC_DST, uint64_t) = ENV(e, ENV_CC_SRC2, uint64_t) = 0;
+    ENV(e, ENV_CC_OP, int32_t) = 1; /* CC_OP_EFLAGS */
+}
+
+void tt_set_flags(Engine *e, uint64_t flags)
+{
+    ENV(e, ENV_CC_SRC, uint64_t) = flags & FLAGS_ARITH;
+    ENV(e, ENV_CC_DST, uint64_t) = ENV(e, ENV_CC_SRC2, uint64_t) = 0;
+    ENV(e, ENV_CC_OP, int32_t) = 1;
+    ENV(e, ENV_DF, int32_t) = flags & FLAG_DF ? -1 : 1;
+    EFLAGS(e) = (flags & ~(uint64_t)(FLAGS_ARITH | FLAG_DF)) | 2;
+}
+
+/* Derive QEMU's summary of the CPU's mode from the registers. */
+void tt_update_hflags(Engine *e)
+{
+    uint32_t h = HFLAGS(e) & HF_INHIBIT_IRQ, cs = SEG(e, SEG_CS).flags, ss = SEG(e, SEG_SS).flags;
+
+    h |= (ss >> 13) & HF_CPL;
+    h |= CR(e, 0) & CR0_PE ? HF_PE : 0;
+    h |= (CR(e, 0) << 8) & (7 << 9);                         /* MP EM TS */
+    h |= EFLAGS(e) & (FLAG_TF | FLAG_VM | FLAG_RF | 3 << 12); /* and IOPL */
+    h |= CR(e, 4) & CR4_OSFXSR ? HF_OSFXSR : 0;
+    h |= CR(e, 4) & CR4_SMAP ? HF_SMAP : 0;
+    h |= EFER(e) & EFER_LMA ? HF_LMA : 0;
+    if ((h & HF_LMA) && (cs & 1 << 21)) {
+        h |= HF_CS64 | HF_CS32 | HF_SS32;
+    } else {
+        h |= cs & 1 << 22 ? HF_CS32 : 0;
+        h |= ss & 1 << 22 ? HF_SS32 : 0;
+        if (!(h & HF_PE) || (h & HF_VM) || !(h & HF_CS32)
+            || SEG(e, SEG_DS).base || SEG(e, SEG_ES).base || SEG(e, SEG_SS).base)
+            h |= HF_ADDSEG;
+    }
+    HFLAGS(e) = h;
+}
+
+/* ---- state -------------------------------------------------------------- */
+
+/* Parts of env that are no state: two words of ours, QEMU's breakpoint pointers,
+ * what it noted of the last exception (dead once delivered, and the address
+ * there is that of the block), what lies above 128 bits in SSE registers and one temporary (helpers leave
+ * parts of the host's stack there, which no guest without AVX can see). */
+static int next_hole(int after, int *size)
+{
+    const Layout *l = &tt_layout;
+    int best = l->state_size;
+    const int holes[][2] = {{l->left, 16}, {l->dr + 64, 32}, {l->error_code, 16}, {l->xmm + 32 * 64, 64 + 8}};
+
+    *size = 0;
+    for (size_t i = 0; i < sizeof holes / sizeof *holes; i++)
+        if (holes[i][0] >= after && holes[i][0] < best)
+            best = holes[i][0], *size = holes[i][1];
+    for (int i = 0; i < 32; i++) {
+        int at = l->xmm + 64 * i + (i < 16 ? 16 : 0);
+        if (at >= after && at < best) {
+            best = at, *size = i < 16 ? 48 : 64;
+            break;
+        }
+    }
+    return best;
+}
+
+/* Copy the CPU's state, `state_size` bytes, with zeros in the holes. */
+void tt_copy_state(Engine *e, uint8_t *to)
+{
+    int size;
+    tt_canonical_flags(e);
+    memcpy(to, e->env, tt_layout.state_size);
+    for (int at = next_hole(0, &size); at < tt_layout.state_size; at = next_hole(at + size, &size))
+        memset(to + at, 0, size);
+    memcpy(to + tt_layout.left + MTRR_SAVED, e->env + tt_layout.mtrr, MTRR_SIZE);
+}
+
+/* Put a copied state back; the holes keep what they hold.  QEMU's breakpoints
+ * follow DR7: they are taken out before and put in after. */
+void tt_load_state(Engine *e, const uint8_t *from)
+{
+    int size, done = 0;
+    uint64_t *dr7 = &ENV(e, tt_layout.dr + 56, uint64_t), wanted;
+    tt_inside.update_dr7(e->env, *dr7 & ~0xffull);
+    for (int at; done < tt_layout.state_size; done = at + size) {
+        at = next_hole(done, &size);
+        memcpy(e->env + done, from + done, at - done);
+    }
+    memcpy(e->env + tt_layout.mtrr, from + tt_layout.left + MTRR_SAVED, MTRR_SIZE);
+    wanted = *dr7;
+    *dr7 &= ~0xffull;
+    tt_inside.update_dr7(e->env, wanted);
+}
