@@ -34,7 +34,7 @@ def demo_trace(denali_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def debian_image() -> Path:
-    """Return the Debian guest's image, built once and kept in tt's cache; skip where there are no packages."""
+    """Return the Debian guest's image, built once, kept in the cache; skip where there are no packages."""
     from tt.errors import BadInput
     from tt.guests import apt, debian
 

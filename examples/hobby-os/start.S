@@ -104,7 +104,7 @@ leave_user:
         ret
 
 /* The ring 3 program: write(text), then exit(CS), so that the kernel sees where it came from. */
-        .section .user, "awx"
+        .section .user, "ax"
         .globl user_program
 user_program:
         mov $1, %eax
@@ -116,8 +116,9 @@ user_program:
         ud2                                     /* exit does not return */
 user_text:
         .asciz "user: hello from ring 3\n"
-        .align 16
-        .skip 1024
+
+        .section .user_stack, "aw"
+        .skip 4096
         .globl user_stack_top
 user_stack_top:
 

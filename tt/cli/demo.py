@@ -113,8 +113,8 @@ def _tell(demo: Demo, kept: bool) -> list[str]:
     bold, green, plain = ("\x1b[1m", "\x1b[32m", "\x1b[0m") if _colours() else ("", "", "")
     same = demo.recorded_digest == demo.replayed_digest
     lines = [
-        f"{bold}Recorded{plain} {recording.guest_ns / 1e9:.1f} s of a guest's life in {recording.host_s:.2f} s: "
-        f"{format_tick(recording.end_tick)} instructions (ticks).",
+        f"{bold}Recorded{plain} {recording.guest_ns / 1e9:.1f} s of a guest's life "
+        f"in {recording.host_s:.2f} s: {format_tick(recording.end_tick)} instructions (ticks).",
         "What happened to it is in the log, each event with its exact tick:",
         *(
             f"  {counts[name]:>{width},}  {what}, the first at tick {format_tick(demo.first_ticks[name])}"

@@ -11,9 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.skipif(
-    sys.version_info[:2] not in ((3, 11), (3, 12)), reason="argparse words its help otherwise"
-)
+@pytest.mark.skipif(sys.version_info[:2] not in ((3, 11), (3, 12)), reason="other help texts in argparse")
 def test_the_reference_is_current() -> None:
     command = [sys.executable, str(ROOT / "docs" / "generate_cli.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
