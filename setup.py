@@ -14,10 +14,7 @@ unicorn = Path(str(files("unicorn")))
 
 engine = Extension(
     "tt.vmm.engine._engine",
-    sources=[
-        str(ENGINE / name)
-        for name in ("_engine.pyx", *sorted(p.name for p in ENGINE.glob("*.c")))
-    ],
+    sources=[str(ENGINE / name) for name in ("_engine.pyx", *sorted(p.name for p in ENGINE.glob("*.c")))],
     depends=[str(ENGINE / "core.h")],
     include_dirs=[str(ENGINE), str(unicorn / "include")],
     # By full path: "-lunicorn" would pick the static archive, a second emulator in the process.

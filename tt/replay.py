@@ -99,7 +99,8 @@ class Checker:
         if expected is None:
             if event.tick < self._end_tick:
                 raise Divergence(
-                    f"replay diverges at tick {event.tick:,}: {describe(event)} happens, the record has nothing more"
+                    f"replay diverges at tick {event.tick:,}: {describe(event)} happens, "
+                    "the record has nothing more"
                 )
             return
         if event != expected:
@@ -132,7 +133,9 @@ class Replay:
     when a base image is missing or has changed.
     """
 
-    def __init__(self, trace: Trace, bases: dict[int, Path] | None = None, *, check_bases: bool = True) -> None:
+    def __init__(
+        self, trace: Trace, bases: dict[int, Path] | None = None, *, check_bases: bool = True
+    ) -> None:
         self.trace = trace
         self.config = config_of(trace)
         disks = open_disks(self.config, bases or extract_embedded(trace, self.config), check=check_bases)
@@ -210,7 +213,9 @@ def config_of(trace: Trace) -> MachineConfig:
     names = [name for name in ("kernel", "initrd", "guest") if name in trace.files]
     config = MachineConfig.from_plain(plain, {name: trace.file(name) for name in names})
     if ("guest" if config.machine == "denali" else "kernel") not in config.parts:
-        raise BadInput(f"{trace.path} holds no guest to boot: it is damaged, or was cut off at its very start")
+        raise BadInput(
+            f"{trace.path} holds no guest to boot: it is damaged, or was cut off at its very start"
+        )
     return config
 
 
@@ -267,7 +272,9 @@ def verify(
     except Divergence as e:
         good, bad = replay.last_good_tick, replay.machine.tick
         detail = _narrow(trace, bases, good, bad, tamper)
-        return Verdict(False, trace.end_tick, replay.checker.checked, replay.digests_checked, str(e), tuple(detail))
+        return Verdict(
+            False, trace.end_tick, replay.checker.checked, replay.digests_checked, str(e), tuple(detail)
+        )
     return Verdict(True, trace.end_tick, replay.checker.checked, replay.digests_checked)
 
 
@@ -351,7 +358,11 @@ def differences(expected: Machine, found: Machine, limit: int = 20) -> list[str]
     if expected.tick != found.tick:
         lines.append(f"tick: {expected.tick:,} expected, {found.tick:,} found")
     ours, theirs = expected.engine.registers(), found.engine.registers()
-    lines += [f"register {name}: {ours[name]:#x} expected, {theirs[name]:#x} found" for name in ours if ours[name] != theirs[name]]
+    lines += [
+        f"register {name}: {ours[name]:#x} expected, {theirs[name]:#x} found"
+        for name in ours
+        if ours[name] != theirs[name]
+    ]
     if expected.engine.save() != found.engine.save() and not lines:
         lines.append("the CPU's other state (FPU, SSE, model-specific registers) differs")
     if expected.engine.ram_digest() != found.engine.ram_digest():

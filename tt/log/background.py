@@ -24,7 +24,9 @@ class BackgroundWriter:
     An error of the writing thread (a full disk) is raised by the next call.
     """
 
-    def __init__(self, path: str | os.PathLike[str], meta: Mapping[str, Any], overwrite: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], meta: Mapping[str, Any], overwrite: bool = False
+    ) -> None:
         self.path = Path(path)
         if self.path.exists() and not overwrite:
             raise UsageError(f"{self.path} exists already: choose another name, or remove it first")

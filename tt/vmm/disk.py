@@ -34,7 +34,7 @@ class Disk(Protocol):
 
 
 def refuse_special(path: Path) -> None:
-    """Raise `BadInput` for what can be opened but is no file: a pipe, above all, would be waited for without end."""
+    """Raise `BadInput` for what opens but is no file: a pipe would be waited for without end."""
     if path.exists() and not path.is_file():
         raise BadInput(f"cannot read {path}: it is not a regular file")
 
@@ -60,7 +60,7 @@ class BaseImage:
         self.path = path
         refuse_special(path)
         try:
-            with open(path, "rb") as f:
+            with path.open("rb") as f:
                 self.size = os.fstat(f.fileno()).st_size
                 if not self.size:
                     raise BadInput(f"disk image {path} is empty: give an image that holds something to boot")

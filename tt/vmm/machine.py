@@ -179,7 +179,9 @@ class Machine(abc.ABC):
     def load(self, state: dict[str, Any]) -> None:
         """Put a saved state back; RAM and disks are restored beside it."""
         if set(state) != {"tick", "cpu", "halted", "ended", "clock", "board"}:
-            raise BadInput("a saved machine state has other parts than this machine: it is of another version")
+            raise BadInput(
+                "a saved machine state has other parts than this machine: it is of another version"
+            )
         self.engine.load(state["cpu"])
         self.engine.tick = state["tick"]
         self.halted = state["halted"]

@@ -61,9 +61,7 @@ class PcMachine(Machine):
         for addr, data in plan.segments:
             engine.write(addr, data)
         start = plan.start
-        engine.start(
-            start.mode, start.rip, dict(start.registers), start.cr3, start.gdt_base, start.gdt_limit
-        )
+        engine.start(start.mode, start.rip, dict(start.registers), start.cr3, start.gdt_base, start.gdt_limit)
 
     @property
     def board(self) -> Board:
