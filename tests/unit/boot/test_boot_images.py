@@ -190,5 +190,5 @@ def test_other_formats(tmp_path: Path, data: bytes, message: str) -> None:
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="No such file"):
         open_image(tmp_path / "nothing")
-    with pytest.raises(BadInput, match="Is a directory"):
+    with pytest.raises(BadInput, match="not a regular file"):
         open_image(tmp_path)

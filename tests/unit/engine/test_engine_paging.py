@@ -195,10 +195,6 @@ def test_dirty_bit_to_the_tick() -> None:
     assert [registers[name] for name in ("rcx", "rdx", "rdi")] == [clean, clean | D | A, clean | D | A]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="an entry changed without INVLPG is seen at the next TLB fill, and fills depend on the host",
-)
 def test_table_changes_without_invlpg_are_deterministic() -> None:
     """A guest that clears D (or P) and does not say so sees what the TLB still holds.
 

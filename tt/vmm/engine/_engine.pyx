@@ -178,7 +178,7 @@ cdef class Engine:
         self.c.ram_size = ram_size
         self.c.ram = <uint8_t *>mmap(NULL, ram_size, PROT_READ | PROT_WRITE,
                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        self.c.pages = <Page *>mmap(NULL, ram_size // 4096 * 24, PROT_READ | PROT_WRITE,
+        self.c.pages = <Page *>mmap(NULL, ram_size // 4096 * sizeof(Page), PROT_READ | PROT_WRITE,
                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         self.c.page_hash = <uint64_t *>mmap(NULL, ram_size // 4096 * 16, PROT_READ | PROT_WRITE,
                                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
@@ -215,7 +215,7 @@ cdef class Engine:
         if self.c.ram != NULL:
             munmap(self.c.ram, self.c.ram_size)
         if self.c.pages != NULL:
-            munmap(self.c.pages, self.c.ram_size // 4096 * 24)
+            munmap(self.c.pages, self.c.ram_size // 4096 * sizeof(Page))
         if self.c.page_hash != NULL:
             munmap(self.c.page_hash, self.c.ram_size // 4096 * 16)
         free(self.c.cpuid)

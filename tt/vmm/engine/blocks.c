@@ -46,7 +46,7 @@ void tt_set_horizon(Engine *e, uint64_t horizon)
 void tt_reconsider(Engine *e)
 {
     uint64_t next = e->stop < e->limit ? e->stop : e->limit, now = tt_tick(e);
-    tt_set_horizon(e, e->intr || e->failed || next < now ? now : next);
+    tt_set_horizon(e, e->intr || e->failed || e->refetch || next < now ? now : next);
 }
 
 /* This run has taken long enough: end it after the next instruction that retires.
@@ -246,6 +246,13 @@ static void block_slow(uint8_t *env)
             tt_inside.do_interrupt_hard(e->env, vector, 1);
         }
         tt_reconsider(e);
+        tt_next_block(e);
+    }
+    if (e->refetch) {
+        e->refetch = false;
+        tt_set_tick(e, now);
+        tt_set_horizon(e, e->intr ? now : next);
+        EIP(e) = tb->pc - tb->cs_base;
         tt_next_block(e);
     }
     if (unlikely(e->break_count)) {

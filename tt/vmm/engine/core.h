@@ -117,10 +117,13 @@ typedef struct Page {
     uint8_t dirty; /* one bit a consumer: 1 digest, 2 checkpoint */
     uint8_t flips; /* how often X became W: a page that thrashes gets careful stores */
     uint8_t many;  /* bit 0: more than one virtual address holds W; bit 1: holds X */
-    uint32_t unused;
+    uint32_t table_epoch;    /* it is a page table that entries of the TLB came from, if this is the TLB's epoch */
     uint64_t w_addr, x_addr; /* the virtual page that last got W or X; 0 = none */
+    uint64_t table_covers;   /* of a table: first address it maps | TABLE_LEAF, TABLE_NARROW; or TABLE_SHARED */
+    uint32_t table_stores;
 } Page;
 
+enum { TABLE_LEAF = 1, TABLE_NARROW = 2, TABLE_SHARED = 4 };
 enum { DIRTY_DIGEST = 1, DIRTY_CHECKPOINT = 2, DIRTY_ALL = 0xff };
 
 typedef struct CpuidLeaf {
@@ -172,6 +175,8 @@ typedef struct Engine {
     bool intr;          /* level of the interrupt controller's output */
     bool failed;        /* a callback raised: leave at the next chance */
     enum Reason reason;
+    uint32_t epoch;  /* counts flushes of the whole TLB */
+    bool refetch;    /* the code that runs may have been mapped elsewhere: look the next block up anew */
     uint32_t effort; /* host time spent off the fast path in this run, in units of 0.1 us */
     uint32_t lookup_count; /* instruction limit of the block being looked up */
 
@@ -236,6 +241,7 @@ typedef struct Inside {
     uint64_t (*compute_flags)(uint64_t dst, uint64_t src1, uint64_t src2, int op);
     void (*check_io[3])(void *env, uint32_t port);
     void (*update_dr7)(void *env, uint32_t dr7);
+    void (*tb_flush_jmp_cache)(void *cpu, uint64_t addr);
     bool (*restore_state)(void *cpu, uintptr_t host_pc, bool will_exit);
     void (*tb_phys_invalidate)(void *tcg_ctx, Block *tb, uint64_t page_addr);
     /* The originals of what is interposed. */
@@ -288,6 +294,7 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
 bool tt_translate(Engine *e, uint64_t addr, uint64_t *paddr);
 void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size);
 void tt_flush_tlb(Engine *e);
+void tt_drop_tlb(Engine *e);
 void tt_forget_code(Engine *e);
 /* cpu.c */
 bool tt_open_hooks(Engine *e);

@@ -89,7 +89,7 @@ static uint64_t soft_load(Engine *e, uint64_t vaddr, uint64_t paddr, uint64_t ri
     if (!victim)
         return ~0ull;
     if (victim->vpage)
-        tt_inside.tlb_flush(e->cpu);
+        tt_drop_tlb(e);
     *victim = (SoftEntry){vaddr | 1, paddr | rights};
     return 0;
 }
@@ -100,7 +100,7 @@ static uint64_t soft_flush(Engine *e, uint64_t vaddr)
         for (int i = 0; i < SOFT_WAYS; i++)
             if (vaddr == ~0ull ? !(e->soft[s][i].ppage & SOFT_WIRED) : e->soft[s][i].vpage == ((vaddr & PAGE_MASK) | 1))
                 e->soft[s][i] = (SoftEntry){0, 0};
-    tt_inside.tlb_flush(e->cpu);
+    tt_drop_tlb(e);
     return 0;
 }
 
@@ -157,7 +157,7 @@ bool tt_denali_vmcall(Engine *e)
         break;
     case V_TLB_ENABLE:
         e->soft_tlb = REG(e, RDI) & 1;
-        tt_inside.tlb_flush(e->cpu);
+        tt_drop_tlb(e);
         REG(e, RAX) = 0;
         break;
     default:

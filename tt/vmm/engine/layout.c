@@ -1,7 +1,7 @@
 /*
  * Finding and checking Unicorn's insides.
  *
- * Functions are found by name in libunicorn's dynamic symbols.  Six calls that
+ * Functions are found by name in libunicorn's dynamic symbols.  Eight calls that
  * QEMU makes between its own files are redirected to the engine by rewriting
  * their slots in the library's procedure linkage table, as any dynamic linker
  * would have done with a library loaded earlier:
@@ -9,6 +9,7 @@
  *   tcg_gen_code         -> to give each new block the engine's tick counter
  *   cpu_loop_exit_noexc  -> a block that rewrote itself is left half way: settle its ticks
  *   tb_htable_lookup     -> to know the instruction limit of the block looked up
+ *   tlb_flush            -> to know when no translation is cached
  *   tb_gen_code, gen_intermediate_code -> to begin blocks at bit tests
  *   tlb_reset_dirty_by_vaddr -> to nothing: page classes do its work
  *
@@ -101,6 +102,14 @@ static void no_reset_dirty(void *cpu, uint64_t start, uint64_t size)
     (void)cpu, (void)start, (void)size;
 }
 
+/* The guest loaded CR3, say: nothing in the TLB comes from any table now. */
+static void flush_tlb(void *cpu)
+{
+    if (tt_current && tt_current->cpu == cpu)
+        tt_current->epoch++;
+    tt_inside.tlb_flush(cpu);
+}
+
 /* Point libunicorn's own calls of `name` at `to`; returns where they went before. */
 static void *redirect(struct link_map *map, const char *name, void *to)
 {
@@ -159,6 +168,7 @@ static const char *find_functions(void)
     FIND(tb_lookup, "tcg_tb_lookup");
     FIND(tb_flush, "tb_flush");
     FIND(compute_flags, "helper_cc_compute_all");
+    FIND(tb_flush_jmp_cache, "tb_flush_jmp_cache");
     FIND(restore_state, "cpu_restore_state");
     FIND(update_dr7, "cpu_x86_update_dr7");
     FIND(check_io[0], "helper_check_iob");
@@ -174,6 +184,7 @@ static const char *find_functions(void)
     if (!redirect(map, "tcg_gen_code_x86_64", gen_code)
         || !redirect(map, "cpu_loop_exit_noexc_x86_64", loop_exit_noexc)
         || !redirect(map, "tb_htable_lookup_x86_64", htable_lookup)
+        || !redirect(map, "tlb_flush_x86_64", flush_tlb)
         || !redirect(map, "tb_gen_code_x86_64", make_block)
         || !redirect(map, "gen_intermediate_code_x86_64", translate)
         || !redirect(map, "tlb_reset_dirty_by_vaddr_x86_64", no_reset_dirty))

@@ -14,6 +14,12 @@
  * thrashes between the classes, stays X and its stores get a right that is good
  * for one access: then QEMU's own exact check sees every store.
  *
+ * Page tables.  A page whose entries were used to fill the TLB is remembered as a
+ * table until the TLB is flushed; stores to it are good for one access too, and an
+ * entry that was present and changes takes its translation out of the TLB.  So the
+ * TLB never holds what the tables no longer say, and a guest that forgets INVLPG
+ * does not depend on what the TLB happens to hold.
+ *
  * Nothing a guest can see depends on when a fill happens (QEMU resizes its TLB
  * by host time): D is set exactly when a store first needs it, and A is not set.
  */
@@ -26,7 +32,7 @@ enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40, PTE_PS = 0x8
 #define PTE_ADDR 0x000ffffffffff000ull
 #define PTE_RSVD 0x000ff00000000000ull /* above the 44 physical address bits that CPUID tells of */
 enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 };
-enum { FLIPS_ALLOWED = 8 };
+enum { FLIPS_ALLOWED = 8, TABLE_STORES_ALLOWED = 4096 };
 
 typedef struct Walk {
     uint64_t paddr; /* of the 4 KB page */
@@ -34,7 +40,11 @@ typedef struct Walk {
     int rights;
     int vector;     /* 0: fine; else the exception */
     int error;
+    int tables;     /* how many page tables were used */
+    uint64_t table[4], covers[4];
 } Walk;
+
+static void touched(Engine *e, uint64_t paddr, uint64_t size);
 
 static uint64_t read_entry(const Engine *e, uint64_t paddr, int size)
 {
@@ -52,7 +62,7 @@ static void set_dirty_bit(Engine *e, uint64_t paddr, uint64_t entry, int size)
         return;
     entry |= PTE_D | PTE_A;
     memcpy(e->ram + paddr, &entry, size);
-    tt_notify_write(e, paddr, size);
+    touched(e, paddr, size);
 }
 
 static void fault(Walk *w, int error, int rw, bool user, const Engine *e)
@@ -60,6 +70,12 @@ static void fault(Walk *w, int error, int rw, bool user, const Engine *e)
     bool tells_fetch = ((EFER(e) & EFER_NXE) && (CR(e, 4) & CR4_PAE)) || (CR(e, 4) & CR4_SMEP);
     w->vector = EXC_PF;
     w->error = error | (rw == STORE ? PF_W : 0) | (user ? PF_U : 0) | (rw == FETCH && tells_fetch ? PF_I : 0);
+}
+
+static void used_table(Walk *w, uint64_t at, uint64_t covers)
+{
+    w->table[w->tables] = at & PAGE_MASK;
+    w->covers[w->tables++] = covers;
 }
 
 /* Translate `addr`.  With `commit`, sets D as the access would. */
@@ -93,6 +109,7 @@ static Walk walk(Engine *e, uint64_t addr, int rw, int mmu_idx, bool commit)
         for (;; shift -= 9) {
             uint64_t index_mask = !is_long && shift == 30 ? 3 : 511;
             at += ((addr >> shift) & index_mask) * 8;
+            used_table(&w, at, shift == 12 ? (addr & ~0x1fffffull) | TABLE_LEAF : addr & ~((512ull << shift) - 1));
             entry = read_entry(e, at, 8);
             if (!(entry & PTE_P)) {
                 fault(&w, 0, rw, user, e);
@@ -129,6 +146,7 @@ static Walk walk(Engine *e, uint64_t addr, int rw, int mmu_idx, bool commit)
         width = 4;
         addr = (uint32_t)addr;
         at = (CR(e, 3) & 0xfffff000) + (addr >> 22) * 4;
+        used_table(&w, at, TABLE_NARROW);
         entry = read_entry(e, at, 4);
         if (!(entry & PTE_P)) {
             fault(&w, 0, rw, user, e);
@@ -144,6 +162,7 @@ static Walk walk(Engine *e, uint64_t addr, int rw, int mmu_idx, bool commit)
             w.paddr = (entry & 0xffc00000) | ((entry & 0x1fe000) << 19) | (addr & 0x3ff000);
         } else {
             at = (entry & 0xfffff000) + ((addr >> 12) & 1023) * 4;
+            used_table(&w, at, (addr & 0xffc00000) | TABLE_LEAF | TABLE_NARROW);
             entry = read_entry(e, at, 4);
             if (!(entry & PTE_P)) {
                 fault(&w, 0, rw, user, e);
@@ -238,9 +257,17 @@ static void granted(Page *p, uint64_t vpage, bool code)
     *addr = mark;
 }
 
+/* Empty the TLB. */
+void tt_drop_tlb(Engine *e)
+{
+    e->epoch++;
+    tt_inside.tlb_flush(e->cpu);
+}
+
+/* Empty the TLB, and forget where rights were granted. */
 void tt_flush_tlb(Engine *e)
 {
-    tt_inside.tlb_flush(e->cpu);
+    tt_drop_tlb(e);
     for (uint64_t i = 0; i < e->ram_size / PAGE_SIZE; i++) {
         Page *p = &e->pages[i];
         p->w_addr = p->x_addr = 0;
@@ -261,12 +288,30 @@ static void drop_code(Engine *e, uint64_t paddr, uint64_t size)
     tt_inside.tb_invalidate_page_range(e->uc, paddr, paddr + size);
 }
 
-/* RAM was stored to other than through the TLB: a device, a page walk, a person. */
+static bool is_table(const Engine *e, const Page *p)
+{
+    return p->table_epoch == e->epoch;
+}
+
+/* RAM was stored to other than through the TLB: by a device or a person. */
 void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size)
 {
-    uint64_t end = paddr + size;
     if (unlikely(e->watch_count) && tt_current)
         tt_watch_device(e, paddr, size);
+    for (uint64_t page = paddr & PAGE_MASK; page < paddr + size; page += PAGE_SIZE) {
+        if (is_table(e, &e->pages[page / PAGE_SIZE])) {
+            tt_drop_tlb(e);
+            e->refetch = true;
+            break;
+        }
+    }
+    touched(e, paddr, size);
+}
+
+/* ... or by a page walk, which changes no translation. */
+static void touched(Engine *e, uint64_t paddr, uint64_t size)
+{
+    uint64_t end = paddr + size;
     while (paddr < end) {
         uint64_t next = (paddr & PAGE_MASK) + PAGE_SIZE, stop = next < end ? next : end;
         Page *p = &e->pages[paddr / PAGE_SIZE];
@@ -283,6 +328,90 @@ static bool on_running_block(Engine *e, uint64_t paddr, uintptr_t ra)
     return tb && (tb->page_addr[0] == paddr || tb->page_addr[1] == paddr);
 }
 
+/* ---- page tables -------------------------------------------------------- */
+
+/* The tables of a walk whose result goes into the TLB. */
+static void remember_tables(Engine *e, const Walk *w)
+{
+    for (int i = 0; i < w->tables; i++) {
+        Page *p = &e->pages[w->table[i] / PAGE_SIZE];
+        if (w->table[i] >= e->ram_size)
+            continue;
+        if (!is_table(e, p)) {
+            p->table_epoch = e->epoch;
+            p->table_covers = w->covers[i];
+            p->table_stores = 0;
+            if (p->cls == CLASS_W) {
+                drop_rights(e, w->table[i], false);
+                p->cls = CLASS_NONE;
+            }
+        } else if (p->table_covers != w->covers[i]) {
+            p->table_covers = TABLE_SHARED;
+        }
+    }
+}
+
+/* Take one virtual page out of the TLB. */
+static void drop_page(Engine *e, uint64_t vpage)
+{
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        TlbFast *f = tlb_of(e, mode);
+        TlbEntry *t = (TlbEntry *)((uint8_t *)f->table + ((vpage >> 12) * sizeof(TlbEntry) & f->mask));
+        for (int i = -1; i < VICTIMS; i++) {
+            TlbEntry *entry = i < 0 ? t : &victims_of(e, mode)[i];
+            if ((entry->addr_read & PAGE_MASK) == vpage || (entry->addr_write & PAGE_MASK) == vpage
+                || (entry->addr_code & PAGE_MASK) == vpage)
+                memset(entry, 0xff, sizeof *entry);
+        }
+    }
+    tt_inside.tb_flush_jmp_cache(e->cpu, vpage);
+}
+
+/* The running block's code may be elsewhere once this store is done: the store must be
+ * the last instruction of its block, and the next block be looked up anew. */
+static void refetch_after(Engine *e, uintptr_t ra)
+{
+    Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
+    if (tb && tb->icount != 1) {
+        tt_inside.restore_state(e->cpu, ra, false);
+        tt_settle(e);
+        CPU32(e, tt_layout.cpu_cflags_next_tb) = 1;
+        tt_inside.cpu_loop_exit(e->cpu);
+    }
+    e->refetch = true;
+    tt_reconsider(e);
+}
+
+/* A store by the CPU to a table, about to happen: what it changes leaves the TLB. */
+static void store_to_table(Engine *e, uint64_t paddr, int size, uintptr_t ra)
+{
+    Page *p = &e->pages[paddr / PAGE_SIZE];
+    int width = p->table_covers & TABLE_NARROW ? 4 : 8;
+    uint64_t page = paddr & PAGE_MASK, last = paddr + (size > 0 ? size : 1) - 1;
+    Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
+    uint64_t code = tb ? tb->pc & PAGE_MASK : ~0ull, code_end = tb ? (tb->pc + tb->size - 1) & PAGE_MASK : ~0ull;
+
+    if (++p->table_stores > TABLE_STORES_ALLOWED) { /* a table no longer, probably */
+        tt_drop_tlb(e);
+        return;
+    }
+    if (last > page + PAGE_SIZE - 1)
+        last = page + PAGE_SIZE - 1;
+    for (uint64_t at = paddr & ~(uint64_t)(width - 1); at <= last; at += width) {
+        if (!(read_entry(e, at, width) & PTE_P)) /* nothing came from it */
+            continue;
+        if (!(p->table_covers & TABLE_LEAF)) {
+            refetch_after(e, ra);
+            tt_drop_tlb(e);
+            return;
+        }
+        uint64_t vpage = (p->table_covers & PAGE_MASK) + (at - page) / width * PAGE_SIZE;
+        if (vpage == code || vpage == code_end)
+            refetch_after(e, ra);
+        drop_page(e, vpage);
+    }
+}
+
 /* Decide what the TLB may hold for this page, and keep the classes. */
 static int grant(Engine *e, uint64_t vpage, uint64_t paddr, int rights, int rw, uintptr_t ra)
 {
@@ -297,6 +426,8 @@ static int grant(Engine *e, uint64_t vpage, uint64_t paddr, int rights, int rw, 
         return (rights & RIGHT_R) | RIGHT_X;
     case STORE:
         p->dirty = DIRTY_ALL;
+        if (is_table(e, p))
+            return (rights & RIGHT_R) | RIGHT_W | RIGHT_W_ONCE;
         if (p->cls == CLASS_X) {
             if (p->flips >= FLIPS_ALLOWED || on_running_block(e, paddr, ra))
                 return (rights & RIGHT_R) | RIGHT_W | RIGHT_W_ONCE;
@@ -342,6 +473,9 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
     }
     if (likely(!w.vector)) {
         int rights = w.rights;
+        if (rw == STORE && w.paddr < e->ram_size && is_table(e, &e->pages[w.paddr / PAGE_SIZE]))
+            store_to_table(e, w.paddr | (addr & (PAGE_SIZE - 1)), size, ra);
+        remember_tables(e, &w);
         if (likely(w.paddr < e->ram_size))
             rights = grant(e, vpage, w.paddr, rights, rw, ra);
         else
