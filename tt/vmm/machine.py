@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,6 +157,16 @@ class Machine(abc.ABC):
             self.ended = how
             self.door.note(Kind.POWER, data=how.encode())
             self.engine.limit = self.engine.tick
+
+    def _follow_host(self, host_clock: Callable[[], int]) -> None:
+        """Answer the time-stamp counter from a host clock (ns), each reading through the door."""
+
+        def read() -> int:
+            data = self.door.ask(Kind.CLOCK, lambda: host_clock().to_bytes(8, "little"), unit=1)
+            return int.from_bytes(data, "little")
+
+        self.engine.host_tsc = True
+        self.engine.tsc = read
 
     def _deadline_moved(self) -> None:
         if self.ended is None:

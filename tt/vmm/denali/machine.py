@@ -64,8 +64,7 @@ class DenaliMachine(Machine):
         engine.virtual_instruction = self._virtual_instruction
         engine.set_cpuid(_cpuid_table())
         if host_clock is not None:
-            engine.host_tsc = True
-            engine.tsc = self._host_tsc(host_clock)
+            self._follow_host(host_clock)
         start = self._board.start(image)
         engine.start("long64", start.rip, {**dict.fromkeys(_GENERAL, 0), "rsp": start.rsp})
 
@@ -73,13 +72,6 @@ class DenaliMachine(Machine):
     def board(self) -> DenaliBoard:
         """Return the devices."""
         return self._board
-
-    def _host_tsc(self, host_clock: Callable[[], int]) -> Callable[[], int]:
-        def read() -> int:
-            data = self.door.ask(Kind.CLOCK, lambda: host_clock().to_bytes(8, "little"), unit=1)
-            return int.from_bytes(data, "little")
-
-        return read
 
     def _virtual_instruction(self, number: int, rdi: int, rsi: int, rdx: int) -> int | None:
         result = self._board.virtual_instruction(number, rdi, rsi, rdx)

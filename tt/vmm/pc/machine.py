@@ -56,8 +56,7 @@ class PcMachine(Machine):
         engine.acknowledge = self._acknowledge
         engine.set_cpuid(cpuid_table())
         if host_clock is not None:
-            engine.host_tsc = True
-            engine.tsc = self._host_tsc(host_clock)
+            self._follow_host(host_clock)
         for addr, data in plan.segments:
             engine.write(addr, data)
         start = plan.start
@@ -67,13 +66,6 @@ class PcMachine(Machine):
     def board(self) -> Board:
         """Return the devices."""
         return self._board
-
-    def _host_tsc(self, host_clock: Callable[[], int]) -> Callable[[], int]:
-        def read() -> int:
-            data = self.door.ask(Kind.CLOCK, lambda: host_clock().to_bytes(8, "little"), unit=1)
-            return int.from_bytes(data, "little")
-
-        return read
 
     def _acknowledge(self) -> int:
         vector: int = self._board.acknowledge()
