@@ -12,6 +12,11 @@ The public names, loaded when they are first used::
         replay.run_to(trace.resolve("50%"))              # exact to the instruction
         replay.machine.engine.registers()
         tt.verify(trace).good                            # everything, compared with the record
+
+        timeline = tt.Timeline(trace)                    # forwards and backwards, with checkpoints in memory
+        timeline.seek(trace.end_tick)
+        timeline.reverse_step()
+        timeline.last_write(0xFFFFFFFF82A1AA40)          # who wrote this?
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from tt.log import Trace
     from tt.record import Recording, record
     from tt.replay import Replay, Verdict, verify
+    from tt.travel import Timeline
     from tt.vmm.config import MachineConfig, configure
     from tt.vmm.live import LiveSource
     from tt.vmm.machine import Machine
@@ -39,6 +45,7 @@ _HOMES = {
     **dict.fromkeys(("MachineConfig", "configure"), "tt.vmm.config"),
     "LiveSource": "tt.vmm.live",
     "Machine": "tt.vmm.machine",
+    "Timeline": "tt.travel",
 }
 
 __all__ = [
@@ -51,6 +58,7 @@ __all__ = [
     "Recording",
     "Replay",
     "TTError",
+    "Timeline",
     "Trace",
     "UsageError",
     "Verdict",

@@ -21,11 +21,11 @@ _INPUTS = (Kind.INPUT, Kind.WAKE)
 
 
 class TraceSource:
-    """Answers and inputs from a trace."""
+    """Answers and inputs from a trace, for a machine that has just arrived at `first_tick`."""
 
-    def __init__(self, trace: Trace) -> None:
-        self._answers = trace.events(kinds=_ANSWERS)
-        self._inputs = trace.events(kinds=_INPUTS)
+    def __init__(self, trace: Trace, first_tick: int = 0) -> None:
+        self._answers = trace.events(first_tick, kinds=_ANSWERS)
+        self._inputs = trace.events(first_tick, kinds=_INPUTS)
         self._next = next(self._inputs, None)
 
     def answer(self, tick: int, kind: Kind, unit: int, live: Callable[[], bytes]) -> bytes:
@@ -62,12 +62,6 @@ class TraceSource:
             )
         self._next = next(self._inputs, None)
         return event.value
-
-    def skip_to(self, tick: int) -> None:
-        """Forget what was consumed by the time a replay first arrived at `tick`."""
-        while self._next is not None and self._next.tick < tick:
-            self._next = next(self._inputs, None)
-        self._answers = (event for event in self._answers if event.tick >= tick)
 
     def wants_pause(self, tick: int) -> bool:
         """Never."""
@@ -318,7 +312,7 @@ def _narrow(
         one.restore(saved[0])
         two.restore(saved[1])
         for machine in (one, two):
-            machine.door.source = _source_at(trace, machine.tick)
+            machine.door.source = TraceSource(trace, machine.tick)
             _run_quietly(machine, middle)
         if one.digest() == two.digest():
             low = middle
@@ -328,7 +322,7 @@ def _narrow(
     one.restore(saved[0])
     two.restore(saved[1])
     for machine in (one, two):
-        machine.door.source = _source_at(trace, machine.tick)
+        machine.door.source = TraceSource(trace, machine.tick)
         _run_quietly(machine, high)
     return [f"first bad tick: {high:,}", *differences(two, one)]
 
@@ -337,12 +331,6 @@ def _unchecked(trace: Trace, bases: dict[int, Path] | None) -> Machine:
     config = config_of(trace)
     disks = open_disks(config, bases or extract_embedded(trace, config), check=False)
     return build_machine(config, disks, TraceSource(trace))
-
-
-def _source_at(trace: Trace, tick: int) -> TraceSource:
-    source = TraceSource(trace)
-    source.skip_to(tick)
-    return source
 
 
 def _run_quietly(machine: Machine, tick: int) -> None:

@@ -18,11 +18,14 @@ from tt.errors import BadInput
 from tt.events import Event, Kind
 from tt.vmm.clock import Clock
 from tt.vmm.disk import OverlayDisk
-from tt.vmm.engine import FOREVER, Engine
+from tt.vmm.engine import BREAK, FOREVER, WATCH, Engine
 from tt.vmm.nondeterminism import Door, Source
 
 SLICE_TICKS = 16_000_000
 """The longest that the engine runs before it looks at the world again: some 50 ms."""
+
+
+_TRAPS = {BREAK: "break", WATCH: "watch"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,9 @@ class Stop:
 
     `reason` is `tick` (the tick asked for was reached), `power` (the machine
     ended by itself; `detail` says how), `pause` (the source of inputs wants
-    attention) or `idle` (nothing will ever wake the guest again).
+    attention), `idle` (nothing will ever wake the guest again), `break` (about to
+    execute an instruction with a breakpoint) or `watch` (an instruction touched
+    watched bytes: `engine.hit`).
     """
 
     reason: str
@@ -74,8 +79,8 @@ class Machine(abc.ABC):
         """Return the devices: `save()`, `load(state)`."""
 
     @abc.abstractmethod
-    def _advance(self, stop: int) -> None:
-        """Execute until tick `stop` at the latest, or until something happens."""
+    def _advance(self, stop: int) -> int:
+        """Execute to tick `stop` at the latest, or until something happens; return the engine's reason."""
 
     @abc.abstractmethod
     def _attend(self) -> None:
@@ -137,7 +142,9 @@ class Machine(abc.ABC):
                 if due is not None:
                     stop = min(stop, due)
                 if stop > tick:
-                    self._advance(stop)
+                    trap = _TRAPS.get(self._advance(stop))
+                    if trap is not None:
+                        return Stop(trap, self.engine.tick)
 
     def _idle(self) -> bool:
         """Let an idle guest's time pass; false if it can never wake."""

@@ -89,7 +89,7 @@ class DenaliMachine(Machine):
                 self.engine.upcall(mask)
             self.halted = board.idling
 
-    def _advance(self, stop: int) -> None:
+    def _advance(self, stop: int) -> int:
         engine = self.engine
         engine.limit = FOREVER
         reason = engine.run(min(stop, self._board.next_hand_over_tick))
@@ -98,6 +98,7 @@ class DenaliMachine(Machine):
             self.end(engine.last_error)
         elif reason == HALT:
             self.end("the guest executed hlt, which a Denali guest must not")
+        return reason
 
     def _wake_ns(self) -> int | None:
         return self._board.next_wake_ns()

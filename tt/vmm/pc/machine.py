@@ -78,12 +78,13 @@ class PcMachine(Machine):
         if self.halted and self._board.intr and self.engine.interruptible:
             self.halted = False
 
-    def _advance(self, stop: int) -> None:
+    def _advance(self, stop: int) -> int:
         reason = self.engine.run(stop)
         if reason == HALT:
             self.halted = True
         elif reason == SHUTDOWN:
-            self.end("triple fault")
+            self.end(self.engine.last_error or "triple fault")
+        return reason
 
     def _hopeless(self) -> str | None:
         return None if self.engine.interruptible else "halted with interrupts off"
