@@ -133,15 +133,17 @@ def test_an_ordinary_user_gets_the_same_bytes(guest: DebianGuest, tmp_path: Path
 
 
 def _python_for_all() -> str:
-    """Return a Python like this one that user nobody may run (this one may lie in root's home)."""
+    """Return a Python with this one's packages that user nobody may run (they may lie in root's home)."""
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(sys.path)}
     system = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, system):
         try:
-            if subprocess.run([python, "-c", ""], user=65534, cwd="/").returncode == 0:
+            probe = [python, "-B", "-c", "import tt.guests.debian"]
+            if subprocess.run(probe, user=65534, cwd="/", env=env, stderr=subprocess.DEVNULL).returncode == 0:
                 return python
         except OSError:
             continue
-    pytest.skip(f"user nobody may run neither {sys.executable} nor {system}")
+    pytest.skip(f"user nobody may run neither {sys.executable} nor {system} with tt and its packages")
 
 
 def test_it_boots_to_a_shell_with_its_services(guest: DebianGuest, tmp_path: Path) -> None:
