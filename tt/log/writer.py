@@ -172,25 +172,19 @@ class TraceWriter:
 
     def _create(self, meta: Mapping[str, Any]) -> None:
         """Make the file with its tables and `meta` under another name, so that it never exists half-made."""
-        from sqlite_utils import Database  # here: readers and `tt --help` do without its import time
-
         born = self.path.with_name(f".{self.path.name}.new")
         for leftover in (born, *_side_files(born)):
             leftover.unlink(missing_ok=True)
         try:
             self._db = sqlite3.connect(born, isolation_level=None)
             try:
-                database = Database(self._db, execute_plugins=False)
-                database.execute(f"PRAGMA application_id = {struct.unpack('>i', MAGIC)[0]}")
-                database.execute(f"PRAGMA user_version = {VERSION}")
-                database.execute("PRAGMA synchronous = OFF")
+                self._db.execute(f"PRAGMA application_id = {struct.unpack('>i', MAGIC)[0]}")
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+                self._db.execute("PRAGMA synchronous = OFF")
                 for create in TABLES.values():
-                    database.execute(create)
-                described = [(key, json.dumps(value)) for key, value in meta.items()]
-                database.table("meta").insert_all(
-                    {"key": key, "value": value, "crc": row_crc("meta", key, value)}
-                    for key, value in described
-                )
+                    self._db.execute(create)
+                for key, value in meta.items():
+                    self._insert("meta", key, json.dumps(value))
                 self._put_progress(0, sealed=False, reason="", summary={})
             finally:
                 self._db.close()
