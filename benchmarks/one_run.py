@@ -1,6 +1,7 @@
 """One piece of work in a process of its own, for the other benchmarks to time from outside.
 
     one_run.py record '{"guest": "debian.img", "out": "x.tt"}'    no "out": logging off
+    one_run.py alternate '{"guest": "debian.img", "out": "x.tt", "rounds": 5}'
     one_run.py replay '{"trace": "x.tt"}'
     one_run.py boot   '{"guest": "debian.img", "double": true}'   timed inside, from power-on
 
@@ -27,6 +28,24 @@ def record_guest(
         _config(guest, epoch), Path(out) if out else None, overwrite=True, max_ticks=ticks or FOREVER
     )
     return {"ticks": result.end_tick, "run_s": result.host_s, "reason": result.reason}
+
+
+def alternate(
+    guest: str, out: str, rounds: int, ticks: int | None = None, epoch: int = 0
+) -> dict[str, list[dict[str, float]]]:
+    """Run a guest with logging off and recorded in turns, in this one process, start-up left out."""
+    from tt.record import record
+    from tt.vmm.engine import FOREVER
+
+    config = _config(guest, epoch)
+    times: dict[str, list[dict[str, float]]] = {"off": [], "on": []}
+    for number in range(rounds + 1):  # the first, which warms up, does not count
+        for name, path in (("off", None), ("on", Path(out))):
+            wall, cpu = time.perf_counter(), time.process_time()
+            record(config, path, overwrite=True, max_ticks=ticks or FOREVER, entropy=bytes)
+            if number:
+                times[name].append({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu})
+    return times
 
 
 def replay_trace(trace: str) -> dict[str, Any]:
@@ -68,7 +87,7 @@ def _config(guest: str, epoch: int) -> Any:
     return (configure_denali if guest.endswith(".elf") else configure_pc)(Path(guest), epoch=epoch)
 
 
-WORK = {"record": record_guest, "replay": replay_trace, "boot": boot}
+WORK = {"record": record_guest, "alternate": alternate, "replay": replay_trace, "boot": boot}
 
 if __name__ == "__main__":
     print(json.dumps(WORK[sys.argv[1]](**json.loads(sys.argv[2]))))

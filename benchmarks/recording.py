@@ -8,6 +8,7 @@ syncing one of a guest that runs for a single tick.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import side_by_side as bench
@@ -27,6 +28,27 @@ def measure(guest: Path, folder: Path, rounds: int, ticks: int | None) -> dict[s
     for contender in contenders.values():
         contender()
     return bench.take_turns(contenders, rounds)
+
+
+def alternating(options: argparse.Namespace) -> dict[str, tuple[list[float], list[float], list[float]]]:
+    """Return wall and CPU seconds with logging off and on, and their ratios, from one process."""
+    with bench.scratch() as folder:
+        image = bench.debian_guest(options.guest) / "debian.img"
+        run = bench.run_process(
+            bench.tt_run(
+                "alternate",
+                guest=image,
+                out=folder / "x.tt",
+                rounds=options.rounds,
+                ticks=options.ticks,
+                epoch=bench.EPOCH,
+            )
+        )
+    found = {}
+    for what in ("wall", "cpu"):
+        off, on = ([one[what] for one in run.facts[name]] for name in ("off", "on"))
+        found[what] = (off, on, [b / a for a, b in zip(off, on, strict=True)])
+    return found
 
 
 def main() -> None:
@@ -66,7 +88,14 @@ def main() -> None:
             "replay / recording, CPU",
         )
         facts[guest] = dict(zip(kinds, four, strict=True))
-    bench.report(options.json, [wall, cpu, ratios], facts)
+    inside = bench.Table(
+        "Debian boot in one process, start-up left out: recording / off, round by round (bar 1.05)",
+        ("", "off, s", "recording, s", "ratio"),
+    )
+    for what, times in alternating(options).items():
+        inside.add(what, *(bench.Spread.of(values).show(3) for values in times))
+        facts[f"recording / off in one process, {what}"] = bench.Spread.of(times[2])
+    bench.report(options.json, [wall, cpu, ratios, inside], facts)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tt.events import Event, Kind
 
 MAX_RUN_BYTES = 64
 MAX_RUN_TICKS = 200_000
+_CONSOLE = Kind.CONSOLE
+_NOTHING: tuple[Event, ...] = ()
 
 
 class ConsoleCoalescer:
@@ -27,8 +31,19 @@ class ConsoleCoalescer:
         self._unit = 0
         self._run = bytearray()
 
-    def add(self, event: Event) -> list[Event]:
+    def add(self, event: Event) -> Sequence[Event]:
         """Take the next event; return the events that are complete, in order."""
+        run, data = self._run, event.data
+        if (  # by far the most events: one more byte of a run
+            event.kind is _CONSOLE
+            and 0 < len(run) < MAX_RUN_BYTES - 1
+            and len(data) == 1
+            and data != b"\n"
+            and event.tick - self._tick <= MAX_RUN_TICKS
+            and event.unit == self._unit
+        ):
+            run += data
+            return _NOTHING
         if event.kind is not Kind.CONSOLE:
             if not self._run:
                 return [event]
