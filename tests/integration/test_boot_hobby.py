@@ -122,12 +122,6 @@ def test_the_host_clock_is_replayed(hobby: Path, tmp_path: Path) -> None:
     replays_exactly(tmp_path / "x.tt")
 
 
-def source_at(trace: Trace, tick: int) -> TraceSource:
-    source = TraceSource(trace)
-    source.skip_to(tick)
-    return source
-
-
 def test_stops_and_snapshots_anywhere(hobby: Path, tmp_path: Path) -> None:
     """Stopping, going back to a snapshot and dropping all translated code change nothing that comes after."""
     path = tmp_path / "x.tt"
@@ -149,7 +143,7 @@ def test_stops_and_snapshots_anywhere(hobby: Path, tmp_path: Path) -> None:
         plain = config_of(trace)
         machine = build_machine(plain, open_disks(plain))
         for i in range(0, len(stops) - 1, 2):
-            machine.door.source = source_at(trace, machine.tick)
+            machine.door.source = TraceSource(trace, machine.tick)
             machine.run(stops[i])
             assert machine.digest() == straight[i]
             snapshot = machine.snapshot()
@@ -158,6 +152,6 @@ def test_stops_and_snapshots_anywhere(hobby: Path, tmp_path: Path) -> None:
             machine.restore(snapshot)
             machine.engine.forget_code()
             assert (machine.tick, machine.digest()) == (stops[i], straight[i])
-            machine.door.source = source_at(trace, machine.tick)
+            machine.door.source = TraceSource(trace, machine.tick)
             machine.run(stops[i + 1])
             assert machine.digest() == straight[i + 1]
