@@ -28,7 +28,17 @@ def guard(path: Path) -> Iterator[None]:
     except OSError as e:
         raise BadInput(f"{path} cannot be read: {e.strerror}") from None
     except (sqlite3.Error, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as e:
-        raise BadInput(f"{path} is damaged: {one_line(e)}") from None
+        raise BadInput(f"{path} is damaged: {one_line(e)}{_hint(path)}") from None
+
+
+def _hint(path: Path) -> str:
+    """Say so if the file is one half of a recording that was cut off."""
+    with suppress(OSError, IndexError):
+        with path.open("rb") as f:
+            in_wal_mode = f.read(19)[18] == _WAL
+        if in_wal_mode and not path.with_name(f"{path.name}-wal").exists():
+            return f" (it was cut off while recording: copy {path.name}-wal along with it)"
+    return ""
 
 
 def connect(path: Path) -> sqlite3.Connection:
