@@ -168,6 +168,17 @@ void tt_settle(Engine *e)
     e->aborted += retired < tb->icount;
 }
 
+/* Leave the running block before the instruction that host code at `ra` belongs to (at RIP,
+ * if `ra` is 0), and come back to it alone in a block. */
+void tt_repeat_alone(Engine *e, uintptr_t ra)
+{
+    if (ra)
+        tt_inside.restore_state(e->cpu, ra, false);
+    tt_settle(e);
+    CPU32(e, tt_layout.cpu_cflags_next_tb) = 1;
+    tt_inside.cpu_loop_exit(e->cpu);
+}
+
 void tt_leave(Engine *e, enum Reason reason)
 {
     e->reason = reason;

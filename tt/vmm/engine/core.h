@@ -240,6 +240,7 @@ typedef struct Inside {
     void (*tb_flush)(void *cpu);
     uint64_t (*compute_flags)(uint64_t dst, uint64_t src1, uint64_t src2, int op);
     void (*check_io[3])(void *env, uint32_t port);
+    void *fill_tlb; /* what tt_fill replaces */
     void (*update_dr7)(void *env, uint32_t dr7);
     void (*tb_flush_jmp_cache)(void *cpu, uint64_t addr);
     bool (*restore_state)(void *cpu, uintptr_t host_pc, bool will_exit);
@@ -305,6 +306,7 @@ bool tt_count_instructions(Engine *e);
 Block *tt_running_block(const Engine *e);
 int tt_index_in_block(const Engine *e, const Block *tb);
 uint64_t tt_last_in_block(const Block *tb);
+void tt_repeat_alone(Engine *e, uintptr_t ra) __attribute__((noreturn));
 void tt_leave(Engine *e, enum Reason reason) __attribute__((noreturn));
 void tt_next_block(Engine *e) __attribute__((noreturn));
 void tt_count_entry(Engine *e);

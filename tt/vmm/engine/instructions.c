@@ -124,17 +124,13 @@ static void begin_access(Engine *e, uint32_t port, int size)
 {
     Block *tb = tt_running_block(e);
 
-    if ((HFLAGS(e) & HF_PE) && (HFLAGS(e) & HF_CPL) > ((EFLAGS(e) >> 12) & 3)) /* or virtual-8086 mode: */
-        tt_inside.check_io[size >> 1](e->env, port);
-    else if (HFLAGS(e) & HF_VM)
+    if (((HFLAGS(e) & HF_PE) && (HFLAGS(e) & HF_CPL) > ((EFLAGS(e) >> 12) & 3)) || (HFLAGS(e) & HF_VM))
         tt_inside.check_io[size >> 1](e->env, port);
     if (e->denali)
         tt_inside.raise_exception_err_ra(e->env, EXC_GP, 0, 0);
     if (tb->icount != 1) {
-        tt_settle(e);
         e->io_exits++;
-        CPU32(e, tt_layout.cpu_cflags_next_tb) = 1;
-        tt_inside.cpu_loop_exit(e->cpu);
+        tt_repeat_alone(e, 0); /* Unicorn has restored the state already */
     }
     tt_set_tick(e, tt_tick(e) - 1);
     e->effort += EFFORT_ACCESS;

@@ -110,8 +110,8 @@ static void flush_tlb(void *cpu)
     tt_inside.tlb_flush(cpu);
 }
 
-/* Point libunicorn's own calls of `name` at `to`; returns where they went before. */
-static void *redirect(struct link_map *map, const char *name, void *to)
+/* Point libunicorn's own calls of `name` at `to`. */
+static bool redirect(struct link_map *map, const char *name, void *to)
 {
     const ElfW(Sym) *symtab = NULL;
     const char *strtab = NULL;
@@ -127,18 +127,18 @@ static void *redirect(struct link_map *map, const char *name, void *to)
         }
     }
     if (!symtab || !strtab || !rela)
-        return NULL;
+        return false;
     for (size_t i = 0; i < size / sizeof *rela; i++) {
         if (strcmp(strtab + symtab[ELF64_R_SYM(rela[i].r_info)].st_name, name))
             continue;
         void **slot = (void **)(map->l_addr + rela[i].r_offset);
         uintptr_t page = (uintptr_t)slot & ~(uintptr_t)(sysconf(_SC_PAGESIZE) - 1);
         if (mprotect((void *)page, sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE))
-            return NULL;
+            return false;
         *slot = to;
-        return dlsym(RTLD_DEFAULT, name) ?: (void *)1;
+        return true;
     }
-    return NULL;
+    return false;
 }
 
 static const char *find_functions(void)
@@ -170,6 +170,7 @@ static const char *find_functions(void)
     FIND(compute_flags, "helper_cc_compute_all");
     FIND(tb_flush_jmp_cache, "tb_flush_jmp_cache");
     FIND(restore_state, "cpu_restore_state");
+    FIND(fill_tlb, "unicorn_fill_tlb");
     FIND(update_dr7, "cpu_x86_update_dr7");
     FIND(check_io[0], "helper_check_iob");
     FIND(check_io[1], "helper_check_iow");
@@ -288,7 +289,6 @@ static const char *find_offsets(Engine *e)
     Layout *l = &tt_layout;
     uint64_t magic = 0x5ab1e0ddba11f00dull, v;
     int size = 0, at;
-    uc_context *context;
     void **slot;
 
     seen_cpu = seen_tcg_ctx = NULL;
@@ -313,9 +313,6 @@ static const char *find_offsets(Engine *e)
     size = uc_context_size(e->uc);
     if (size < 5000 || size > 8192)
         return refuse("its CPU state has an unknown size");
-    if (uc_context_alloc(e->uc, &context))
-        return refuse("no memory for a context");
-    uc_context_free(context);
     l->state_size = 0;
 
     /* registers that uc_reg_write reaches: check the offsets assumed */
@@ -432,15 +429,10 @@ static const char *find_offsets(Engine *e)
         return refuse("its CPU object is laid out in another way");
 
     /* The fill function: replace Unicorn's in the CPU's class. */
-    void *class = *(void **)(e->cpu + at + 8), *theirs = dlsym(RTLD_DEFAULT, "unicorn_fill_tlb_x86_64");
-    Dl_info info;
-    dladdr((void *)uc_open, &info);
-    void *lib = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
-    if (!theirs)
-        theirs = dlsym(lib, "unicorn_fill_tlb_x86_64");
+    void *class = *(void **)(e->cpu + at + 8);
     if (uc_ctl_tlb_mode(e->uc, UC_TLB_VIRTUAL))
         return refuse("it has no virtual TLB");
-    at = find_u64(class, 0, 512, (uint64_t)theirs);
+    at = find_u64(class, 0, 512, (uint64_t)tt_inside.fill_tlb);
     if (at < 0)
         return refuse("its TLB fill function cannot be replaced");
     slot = (void **)((uint8_t *)class + at);

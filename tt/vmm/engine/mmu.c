@@ -202,7 +202,7 @@ bool tt_translate(Engine *e, uint64_t addr, uint64_t *paddr)
         int rights;
         return tt_soft_lookup(e, addr, paddr, &rights);
     }
-    Walk w = walk(e, addr, LOAD, HFLAGS(e) & HF_CPL ? MMU_KNOSMAP : MMU_KNOSMAP, false);
+    Walk w = walk(e, addr, LOAD, MMU_KNOSMAP, false);
     *paddr = w.paddr | (addr & (PAGE_SIZE - 1));
     return !w.vector;
 }
@@ -372,12 +372,8 @@ static void drop_page(Engine *e, uint64_t vpage)
 static void refetch_after(Engine *e, uintptr_t ra)
 {
     Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
-    if (tb && tb->icount != 1) {
-        tt_inside.restore_state(e->cpu, ra, false);
-        tt_settle(e);
-        CPU32(e, tt_layout.cpu_cflags_next_tb) = 1;
-        tt_inside.cpu_loop_exit(e->cpu);
-    }
+    if (tb && tb->icount != 1)
+        tt_repeat_alone(e, ra);
     e->refetch = true;
     tt_reconsider(e);
 }

@@ -94,12 +94,8 @@ void tt_watch_access(Engine *e, uint64_t addr, uint64_t paddr, int size, int rw,
         if (!(w->kinds & (rw == STORE ? 2 : 1)) || !overlaps(w->addr, w->size, w->physical ? paddr : addr, size))
             continue;
         tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
-        if (tb && tb->icount != 1) { /* come back to this instruction alone */
-            tt_inside.restore_state(e->cpu, ra, false);
-            tt_settle(e);
-            CPU32(e, tt_layout.cpu_cflags_next_tb) = 1;
-            tt_inside.cpu_loop_exit(e->cpu);
-        }
+        if (tb && tb->icount != 1)
+            tt_repeat_alone(e, ra);
         hit(e, addr, paddr, size, rw);
         return;
     }
