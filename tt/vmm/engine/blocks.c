@@ -85,17 +85,24 @@ static int64_t sleb128(const uint8_t **p)
     return value;
 }
 
+/* Read a row of the table behind a block's code: where its next instruction starts. */
+static uint64_t next_start(const uint8_t **p, uint64_t pc)
+{
+    pc += sleb128(p);
+    sleb128(p); /* cc_op */
+    sleb128(p); /* host code offset */
+    return pc;
+}
+
 /* Which instruction of the block is at RIP?  Its length if none: all have retired. */
 int tt_index_in_block(const Engine *e, const Block *tb)
 {
     const uint8_t *p = tb->code + tb->code_size;
     uint64_t pc = tb->pc, want = EIP(e) + tb->cs_base;
     for (int i = 0; i < tb->icount; i++) {
-        pc += sleb128(&p);
+        pc = next_start(&p, pc);
         if (pc == want)
             return i;
-        sleb128(&p); /* cc_op */
-        sleb128(&p); /* host code offset */
     }
     return tb->icount;
 }
@@ -128,9 +135,7 @@ int tt_first_bit_test(const Engine *e, const Block *tb)
     for (int i = 0; i < tb->icount; i++) {
         uint8_t code[15];
         int size = 0;
-        pc += sleb128(&p);
-        sleb128(&p); /* cc_op */
-        sleb128(&p); /* host code offset */
+        pc = next_start(&p, pc);
         for (uint64_t at = pc; i > 0 && size < (int)sizeof code && at < tb->pc + tb->size; at++) {
             uint64_t page = tb->page_addr[(at & PAGE_MASK) != first_page];
             if (page >= e->ram_size)
@@ -149,9 +154,7 @@ uint64_t tt_last_in_block(const Block *tb)
     const uint8_t *p = tb->code + tb->code_size;
     uint64_t pc = tb->pc;
     for (int i = 0; i < tb->icount; i++) {
-        pc += sleb128(&p);
-        sleb128(&p); /* cc_op */
-        sleb128(&p); /* host code offset */
+        pc = next_start(&p, pc);
     }
     return pc - tb->cs_base;
 }
@@ -225,11 +228,9 @@ static int first_break(const Engine *e, const Block *tb, bool not_the_first)
     const uint8_t *p = tb->code + tb->code_size;
     uint64_t pc = tb->pc;
     for (int i = 0; i < tb->icount; i++) {
-        pc += sleb128(&p);
+        pc = next_start(&p, pc);
         if (!(i == 0 && not_the_first) && tt_is_break(e, pc))
             return i;
-        sleb128(&p); /* cc_op */
-        sleb128(&p); /* host code offset */
     }
     return tb->icount;
 }
