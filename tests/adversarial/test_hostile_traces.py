@@ -177,6 +177,14 @@ def test_forged_machines(demo_trace: Path, tmp_path: Path, key: str, value: Any)
         assert "\n" not in str(e)
 
 
+def test_a_forged_memory_size_takes_no_memory(demo_trace: Path, tmp_path: Path) -> None:
+    """Half a terabyte of guest memory is refused before its tables are made (they took 5 GB once)."""
+    path = damaged(demo_trace, tmp_path, demo_trace.read_bytes())
+    forge(path, "meta", "config", value=json.dumps({**machine_of(demo_trace), "mem_bytes": 1 << 39}))
+    with Trace.open(path) as trace, pytest.raises(BadInput, match="this host only"):
+        Replay(trace)
+
+
 @everyday
 @given(columns=st.fixed_dictionaries({}, optional={
     "end_tick": st.integers(0, (1 << 63) - 1),

@@ -307,7 +307,14 @@ def build_machine(
     entropy: Callable[[int], bytes] = os.urandom,
     host_clock: Callable[[], int] = time.time_ns,
 ) -> Machine:
-    """Build the machine that `config` describes, at power-on."""
+    """Build the machine that `config` describes, at power-on; raises `BadInput` where it cannot run here."""
+    host_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if config.mem_bytes > host_bytes:
+        # The engine's tables alone would take more than a hundredth of that.
+        raise BadInput(
+            f"the guest has {config.mem_bytes >> 20:,} MB of memory, this host only {host_bytes >> 20:,} MB: "
+            "record it with less (--mem), or use a larger host"
+        )
     clock = host_clock if config.clock == "host" else None
     machine: Machine
     if config.machine == "denali":
