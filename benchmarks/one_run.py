@@ -3,6 +3,7 @@
     one_run.py record '{"guest": "debian.img", "out": "x.tt"}'    no "out": logging off
     one_run.py alternate '{"guest": "debian.img", "out": "x.tt", "rounds": 5}'
     one_run.py replay '{"trace": "x.tt"}'
+    one_run.py open   '{"trace": "x.tt"}'                         a timeline at the end of it
     one_run.py boot   '{"guest": "debian.img", "double": true}'   timed inside, from power-on
 
 The last line printed is JSON: what came of it.
@@ -11,6 +12,7 @@ The last line printed is JSON: what came of it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -18,14 +20,33 @@ from typing import Any
 
 
 def record_guest(
-    guest: str, out: str | None = None, ticks: int | None = None, epoch: int = 0
+    guest: str,
+    out: str | None = None,
+    ticks: int | None = None,
+    epoch: int = 0,
+    script: str = "",
+    seed: int | None = None,
+    settings: dict[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Record a guest headless until it waits for input, or run it the same way with logging off."""
-    from tt.record import record
-    from tt.vmm.engine import FOREVER
+    """Record a guest headless until it waits for input, or run it the same way with logging off.
 
-    result = record(
-        _config(guest, epoch), Path(out) if out else None, overwrite=True, max_ticks=ticks or FOREVER
+    The lines of `script` are typed at its prompts.  `settings` replaces constants of `tt.record`.
+    """
+    import tt.record
+    from tt.cli.keyboard import script_lines
+    from tt.vmm.engine import FOREVER
+    from tt.vmm.live import LiveSource, seeded_entropy
+
+    for name, value in (settings or {}).items():
+        getattr(tt.record, name)  # a name that is gone would otherwise change nothing
+        setattr(tt.record, name, value)
+    result = tt.record.record(
+        _config(guest, epoch),
+        Path(out) if out else None,
+        LiveSource(script=script_lines(script.encode())),
+        overwrite=True,
+        max_ticks=ticks or FOREVER,
+        entropy=os.urandom if seed is None else seeded_entropy(seed),
     )
     return {"ticks": result.end_tick, "run_s": result.host_s, "reason": result.reason}
 
@@ -59,6 +80,20 @@ def replay_trace(trace: str) -> dict[str, Any]:
         return {"ticks": replay.tick, "events": replay.checker.checked, "digests": replay.digests_checked}
 
 
+def open_trace(trace: str) -> dict[str, Any]:
+    """Open a trace and go to its end, timed inside: imports are left out."""
+    from tt.log import Trace
+    from tt.travel import Timeline
+
+    begin = time.perf_counter()
+    with Trace.open(trace) as opened:
+        timeline = Timeline(opened)
+        ready = time.perf_counter()
+        timeline.seek(timeline.end_tick)
+        there = time.perf_counter()
+    return {"open_s": ready - begin, "seek_s": there - ready, "total_s": there - begin}
+
+
 def boot(guest: str, double: bool = False, ticks: int | None = None, epoch: int = 0) -> dict[str, Any]:
     """Boot with logging off, timing only the run itself; `double` executes the tick bookkeeping twice."""
     from tt.record import record
@@ -87,7 +122,13 @@ def _config(guest: str, epoch: int) -> Any:
     return (configure_denali if guest.endswith(".elf") else configure_pc)(Path(guest), epoch=epoch)
 
 
-WORK = {"record": record_guest, "alternate": alternate, "replay": replay_trace, "boot": boot}
+WORK = {
+    "record": record_guest,
+    "alternate": alternate,
+    "replay": replay_trace,
+    "open": open_trace,
+    "boot": boot,
+}
 
 if __name__ == "__main__":
     print(json.dumps(WORK[sys.argv[1]](**json.loads(sys.argv[2]))))

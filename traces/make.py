@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
     if not whole.exists():
         source = LiveSource()
         source.type(TYPED)
-        record(config, whole, source)
+        record(config, whole, source, checkpoint_ticks=3_000_000)
     if not cut.exists():
         with Trace.open(whole) as trace, TraceWriter(cut, trace.meta) as writer:
             cut_off(trace, writer)

@@ -24,6 +24,13 @@ class Kind(IntEnum):
     CLOCK = 9  # the guest read a host clock               value=ns                     (answer)
     WAKE = 10  # an idle guest woke                        value=ns of guest time idled (input if paced)
     POWER = 11  # the machine stopped by itself            data=reason, ascii
+    EDIT_REGISTER = 12  # somebody set a register          value=new value, data=its name, ascii   (input)
+    EDIT_MEMORY = 13  # somebody changed RAM               value=physical address, data=bytes      (input)
+    EDIT_DISK = 14  # somebody changed a disk              unit=disk, value=lba, data=sectors      (input)
+
+
+EDITS = (Kind.EDIT_REGISTER, Kind.EDIT_MEMORY, Kind.EDIT_DISK)
+"""What somebody changed by hand at the beginning or in the course of a fork (`tt.travel.fork`)."""
 
 
 class Event(NamedTuple):

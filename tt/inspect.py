@@ -1,15 +1,14 @@
-"""Looking at a machine that stands still: each command gives plain data and lines to read.
+"""Looking at a machine that stands still: each function gives plain data and lines to read.
 
-`tt replay --batch` and the shell share this table; neither knows what a command
-does.  Nothing here changes the machine.
+Nothing here changes the machine, and nothing prints.  The shell's commands
+(`tt/shell`) are made of these.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +20,7 @@ from tt.position import format_tick
 from tt.vmm.machine import Machine
 
 _LONGEST_INSTRUCTION = 15  # bytes
-_MOST_BYTES = 1 << 20
-_MOST_LINES = 10_000
+_CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")  # ECMA-48, section 5.4
 _PAGE = 4096
 _FLAGS = (
     *((0, "CF"), (2, "PF"), (4, "AF"), (6, "ZF"), (7, "SF"), (8, "TF"), (9, "IF"), (10, "DF"), (11, "OF")),
@@ -47,55 +45,25 @@ class Answer:
     """What a command found: plain `data` for programs, `lines` for people.
 
     `good` is false when there was nothing to find: an address where no memory is.
+    `look` says what the lines are, for colours: `text`, `code` or `memory`.
     """
 
     data: dict[str, Any]
     lines: list[str] = field(default_factory=list)
     good: bool = True
+    look: str = "text"
 
 
-Run = Callable[[Moment, Sequence[str]], Answer]
+# ---- what there is to see
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command: how it is typed, what it does, and at most how many words it takes."""
-
-    usage: str
-    about: str
-    run: Run
-    least: int = 0
-    most: int = 0
-
-
-def parse_batch(text: str) -> list[tuple[Command, list[str]]]:
-    """Return the commands in `text`, which `;` separates; raises `UsageError` for what is none."""
-    batch = []
-    for part in text.split(";"):
-        try:
-            words = shlex.split(part)
-        except ValueError as e:
-            raise UsageError(f"{part.strip()!r}: {e}") from None
-        if not words:
-            continue
-        command = COMMANDS.get(words[0])
-        if command is None:
-            raise UsageError(f"{words[0]!r} is no command: there are {', '.join(COMMANDS)}")
-        if not command.least <= len(words) - 1 <= command.most:
-            raise UsageError(f"{part.strip()!r}: it is {command.usage}")
-        batch.append((command, words[1:]))
-    return batch
-
-
-# ---- the commands
-
-
-def where(moment: Moment, words: Sequence[str] = ()) -> Answer:
+def where(moment: Moment) -> Answer:
     """Tell the tick, the guest time and the instruction that comes next."""
     machine = moment.machine
     end_tick = moment.trace.end_tick
-    data = {"tick": machine.tick, "end_tick": end_tick, "guest_ns": machine.now_ns, "ended": machine.ended}
-    state = "" if machine.ended is None else f"; the machine has ended: {machine.ended}"
+    ended = machine.ended or (moment.trace.summary.get("ended") if moment.at_end else None)
+    data = {"tick": machine.tick, "end_tick": end_tick, "guest_ns": machine.now_ns, "ended": ended}
+    state = "" if ended is None else f"; the machine has ended: {printable(str(ended))}"
     if not state and machine.halted:
         state = "; the CPU is halted"
     of = f" of {format_tick(end_tick)}" if machine.tick != end_tick else ", the end"
@@ -104,7 +72,7 @@ def where(moment: Moment, words: Sequence[str] = ()) -> Answer:
     )
 
 
-def registers(moment: Moment, words: Sequence[str] = ()) -> Answer:
+def registers(moment: Moment) -> Answer:
     """Show the registers."""
     values = moment.machine.engine.registers()
     flags = [name for bit, name in _FLAGS if values["rflags"] >> bit & 1]
@@ -118,7 +86,7 @@ def registers(moment: Moment, words: Sequence[str] = ()) -> Answer:
     return Answer({"registers": values, "flags": flags}, rows)
 
 
-def digest(moment: Moment, words: Sequence[str] = ()) -> Answer:
+def digest(moment: Moment) -> Answer:
     """Show the digests of the whole state and of its parts."""
     parts = {name: value.hex() for name, value in moment.machine.digest_parts().items()}
     whole = moment.machine.digest().hex()
@@ -126,55 +94,75 @@ def digest(moment: Moment, words: Sequence[str] = ()) -> Answer:
     return Answer({"digest": whole, "parts": parts}, rows)
 
 
-def memory(moment: Moment, words: Sequence[str]) -> Answer:
+def memory(moment: Moment, addr: int, size: int) -> Answer:
     """Show bytes of memory at a virtual address."""
-    return _dump(moment, words, moment.machine.engine.read_virtual)
+    return _dump(moment.machine.engine.read_virtual, addr, size)
 
 
-def physical_memory(moment: Moment, words: Sequence[str]) -> Answer:
+def physical_memory(moment: Moment, addr: int, size: int) -> Answer:
     """Show bytes of memory at a physical address."""
-    return _dump(moment, words, moment.machine.engine.read)
+    return _dump(moment.machine.engine.read, addr, size)
 
 
-def disassembly(moment: Moment, words: Sequence[str] = ()) -> Answer:
-    """Show the instructions that come next, or those at an address."""
+def disassembly(
+    moment: Moment,
+    number: int = 5,
+    addr: int | None = None,
+    name: Callable[[int], str] | None = None,
+    note: Callable[[str], str] | None = None,
+) -> Answer:
+    """Show the instructions that come next, or those at `addr`.
+
+    `name` gives an address a name, or ""; `note` what to say behind an instruction, or "".
+    """
     engine = moment.machine.engine
-    number = _count(words[0], 1000) if words else 5
-    addr = _address(moment, words[1]) if len(words) > 1 else _next_instruction(moment)
-    code = _readable(engine.read_virtual, addr, number * _LONGEST_INSTRUCTION)
-    found = _disassemble(code, addr, engine.bits, number)
+    here = next_instruction(moment)
+    addr = here if addr is None else addr
+    code = readable(engine.read_virtual, addr, number * _LONGEST_INSTRUCTION)
+    found = disassemble(code, addr, engine.bits, number)
     data = [{"addr": a, "bytes": raw.hex(), "text": text} for a, raw, text in found]
-    here = _next_instruction(moment)
-    rows = [f"{'->' if a == here else '  '} {a:#018x}  {raw.hex():<20}  {text}" for a, raw, text in found]
+    names = [name(a) if name else "" for a, _raw, _text in found]
+    notes = [note(text) if note else "" for _a, _raw, text in found]
+    width = max(map(len, names), default=0)
+    gap = "  " if width else ""
+    rows = [
+        f"{'->' if a == here else '  '} {a:#018x}  {each:<{width}}{gap}{raw.hex():<20}  {text}{more}"
+        for (a, raw, text), each, more in zip(found, names, notes, strict=True)
+    ]
     if not found:
         rows = [f"{addr:#x}: {'no instruction' if code else 'no memory is mapped there'}"]
-    return Answer({"instructions": data, "bits": engine.bits}, rows, good=bool(found))
+    return Answer({"instructions": data, "bits": engine.bits}, rows, good=bool(found), look="code")
 
 
-def console(moment: Moment, words: Sequence[str] = ()) -> Answer:
+def console(moment: Moment, number: int = 10) -> Answer:
     """Show the last lines that the guest had printed."""
-    number = _count(words[0], _MOST_LINES) if words else 10
-    until = None if moment.at_end else moment.machine.tick
-    printed = (run for run in moment.trace.console() if until is None or run[0] < until)
+    # A Denali guest's call that prints is the instruction before its event's tick, a PC's OUT the one after.
+    until = moment.machine.tick + (moment.machine.kind == "denali")
+    printed = (run for run in moment.trace.console() if moment.at_end or run[0] < until)
     last = deque(console_lines(printed), maxlen=number)
     width = max((len(format_tick(tick)) for tick, _unit, _text in last), default=0)
     return Answer(
         {"console": [{"tick": tick, "unit": unit, "text": text} for tick, unit, text in last]},
-        [f"{format_tick(tick):>{width}}  {printable(text)}" for tick, _unit, text in last],
+        [f"{format_tick(tick):>{width}}  {bare(text)}" for tick, _unit, text in last],
     )
 
 
-def devices(moment: Moment, words: Sequence[str] = ()) -> Answer:
-    """Show what the devices and the clock hold."""
+def bare(text: str) -> str:
+    """Return printed text without the sequences that move a cursor or colour it, other controls escaped."""
+    return printable(_CONTROL_SEQUENCE.sub("", text))
+
+
+def devices(moment: Moment, name: str | None = None) -> Answer:
+    """Show what the devices and the clock hold, or one of them."""
     state = {"clock": moment.machine.clock.save(), **moment.machine.board.save()}
-    if words:
-        if words[0] not in state:
-            raise UsageError(f"there is no device {words[0]!r}: there are {', '.join(state)}")
-        state = {words[0]: state[words[0]]}
+    if name is not None:
+        if name not in state:
+            raise UsageError(f"there is no device {printable(name)!r}: there are {', '.join(state)}")
+        state = {name: state[name]}
     return Answer({"devices": state}, [f"{name} {value}" for name, value in _flat("", state)])
 
 
-def info(moment: Moment, words: Sequence[str] = ()) -> Answer:
+def info(moment: Moment) -> Answer:
     """Tell what was recorded, and where in it this is."""
     trace = moment.trace
     here = where(moment)
@@ -185,48 +173,24 @@ def info(moment: Moment, words: Sequence[str] = ()) -> Answer:
     )
 
 
-def usage(moment: Moment, words: Sequence[str] = ()) -> Answer:
-    """List the commands."""
-    width = max(len(command.usage) for command in COMMANDS.values())
-    rows = [f"{command.usage:<{width}}  {command.about}" for command in COMMANDS.values()]
-    return Answer({"commands": {name: command.about for name, command in COMMANDS.items()}}, rows)
-
-
-COMMANDS = {
-    "where": Command("where", "the tick and the guest time", where),
-    "regs": Command("regs", "the registers", registers),
-    "disas": Command(
-        "disas [N [ADDR]]", "N instructions (5) from the next one, or from ADDR", disassembly, most=2
-    ),
-    "x": Command("x ADDR LEN", "LEN bytes of memory at virtual ADDR (0x1000, rsp, rsp+0x10)", memory, 2, 2),
-    "xp": Command("xp ADDR LEN", "LEN bytes of memory at physical ADDR", physical_memory, 2, 2),
-    "console": Command("console [N]", "the last N lines (10) the guest had printed", console, most=1),
-    "devices": Command("devices [NAME]", "what the devices hold", devices, most=1),
-    "digest": Command("digest", "the digest of the whole state, and of its parts", digest),
-    "info": Command("info", "the trace, and where in it this is", info),
-    "help": Command("help", "this list", usage),
-}
-
-
 # ---- how
 
 
-def _dump(moment: Moment, words: Sequence[str], read: Callable[[int, int], bytes]) -> Answer:
-    addr = _address(moment, words[0])
-    size = _count(words[1], _MOST_BYTES)
-    data = _readable(read, addr, size)
-    rows = [_hex_row(addr + at, data[at : at + 16]) for at in range(0, len(data), 16)]
+def _dump(read: Callable[[int, int], bytes], addr: int, size: int) -> Answer:
+    data = readable(read, addr, size)
+    rows = [hex_row(addr + at, data[at : at + 16]) for at in range(0, len(data), 16)]
     if len(data) < size:
         rows.append(f"{addr + len(data):#x}: no memory is mapped there")
-    return Answer({"addr": addr, "bytes": data.hex()}, rows, good=len(data) == size)
+    return Answer({"addr": addr, "bytes": data.hex()}, rows, good=len(data) == size, look="memory")
 
 
-def _hex_row(addr: int, data: bytes) -> str:
+def hex_row(addr: int, data: bytes) -> str:
+    """Return a line of a dump: the address, up to 16 bytes, and what of them is text."""
     text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data)
     return f"{addr:#018x}  {data[:8].hex(' '):<23}  {data[8:].hex(' '):<23}  {text}"
 
 
-def _readable(read: Callable[[int, int], bytes], addr: int, size: int) -> bytes:
+def readable(read: Callable[[int, int], bytes], addr: int, size: int) -> bytes:
     """Return `size` bytes, or as many as there are before the first page that cannot be read."""
     data = bytearray()
     while len(data) < size:
@@ -238,7 +202,8 @@ def _readable(read: Callable[[int, int], bytes], addr: int, size: int) -> bytes:
     return bytes(data)
 
 
-def _disassemble(code: bytes, addr: int, bits: int, number: int) -> list[tuple[int, bytes, str]]:
+def disassemble(code: bytes, addr: int, bits: int, number: int) -> list[tuple[int, bytes, str]]:
+    """Return (addr, bytes, text) of up to `number` instructions in `code`, which lies at `addr`."""
     import capstone  # type: ignore[import-untyped]
 
     modes = {64: capstone.CS_MODE_64, 32: capstone.CS_MODE_32, 16: capstone.CS_MODE_16}
@@ -249,47 +214,11 @@ def _disassemble(code: bytes, addr: int, bits: int, number: int) -> list[tuple[i
     return found
 
 
-def _next_instruction(moment: Moment) -> int:
+def next_instruction(moment: Moment) -> int:
+    """Return the virtual address of the instruction that comes next."""
     engine = moment.machine.engine
     rip = engine.registers()["rip"]
     return rip if engine.bits == 64 else (rip + engine.segment("cs")[1]) & 0xFFFFFFFF
-
-
-_ADDRESS = re.compile(r"(?:(?P<base>[a-z][a-z0-9_]*)(?P<sign>[+-]))?(?P<rest>[a-z0-9_]+)", re.IGNORECASE)
-
-
-def _address(moment: Moment, text: str) -> int:
-    """Return the address in `0x1000`, `4096`, `rsp` or `rsp+0x10`."""
-    values = moment.machine.engine.registers()
-    match = _ADDRESS.fullmatch(text)
-    if match:
-        rest = match["rest"].lower()
-        base = match["base"]
-        if rest in values and base is None:
-            return values[rest]
-        amount = _number(rest)
-        if amount is not None and base is None:
-            return amount
-        if amount is not None and base is not None and base.lower() in values:
-            return (values[base.lower()] + (amount if match["sign"] == "+" else -amount)) % (1 << 64)
-    raise UsageError(
-        f"{text!r} is no address: give 0x1000, a register, or a register and an offset (rsp+0x10)"
-    )
-
-
-def _number(text: str) -> int | None:
-    try:
-        value = int(text, 0)
-    except ValueError:
-        return None
-    return value if 0 <= value < 1 << 64 else None
-
-
-def _count(text: str, most: int) -> int:
-    value = _number(text)
-    if value is None or not 0 < value <= most:
-        raise UsageError(f"{text!r}: give a number from 1 to {most:,}")
-    return value
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> list[tuple[str, str]]:

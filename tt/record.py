@@ -20,6 +20,9 @@ from tt.vmm.live import LiveSource
 from tt.vmm.machine import Machine, Stop
 
 DIGEST_EVERY_TICKS = 250_000_000
+CHECKPOINT_EVERY_TICKS = 20_000_000  # some 50 ms of running: how long the way to any tick may be
+TICKS_PER_PAGE = 6_000  # packing a page takes as long as running these
+CHECKPOINT_RAM = 3  # times the guest's RAM: the most room that checkpoints take in a trace
 
 
 @dataclass
@@ -56,6 +59,10 @@ class Recorder:
             # With each interrupt goes a checksum of the registers: a replay that
             # strays is caught at the next interrupt, not at the next digest.
             event = event._replace(data=self._machine.engine.register_checksum())
+        self.log(event)
+
+    def log(self, event: Event) -> None:
+        """Log an event as it is; one of kind IRQ has its checksum already."""
         for whole in self._coalescer.add(event):
             self.counts[whole.kind] += 1
             self._writer.add(whole)
@@ -64,6 +71,19 @@ class Recorder:
         """Log the digests of the parts of the machine's state now."""
         self._writer.add_digest(self._machine.tick, state_digest(self._machine))
         self.digests += 1
+
+    def checkpoint(self) -> int:
+        """Put the machine as it is now into the trace; return how many pages had changed.
+
+        It must just have arrived at its tick.  Does nothing while the writer is behind.
+        """
+        if self._writer.behind:
+            return 0
+        engine = self._machine.engine
+        pages, contents = engine.take_changes()
+        state = self._machine.save()
+        self._writer.add_checkpoint(self._machine.tick, state, engine.ram_digest(), pages, contents)
+        return len(pages) // 4
 
     def commit(self) -> None:
         """Make everything so far safe."""
@@ -95,6 +115,7 @@ def record(
     timeout_s: float | None = None,
     overwrite: bool = False,
     embed: bool = False,
+    checkpoint_ticks: int | None = None,
     entropy: Callable[[int], bytes] = os.urandom,
     on_event: Callable[[Event], None] | None = None,
     on_start: Callable[[Machine], None] | None = None,
@@ -103,7 +124,8 @@ def record(
 
     The recording ends when the guest ends, at `max_ticks`, after `timeout_s`
     of host time, when the source says so, or when an idle guest can never wake.
-    With `embed`, the base images go into the trace too.  With `output` None the
+    With `embed`, the base images go into the trace too.  A checkpoint is kept each
+    `checkpoint_ticks` (0: none; a guest that writes much is kept less often).  With `output` None the
     same run is made and nothing written: what a recording is measured against.
     `entropy` gives the guest's random bytes, `tt.vmm.live.seeded_entropy` the same
     ones each time.  `on_event` is told of every event as well.  Raises `TTError`s as the parts do.
@@ -114,7 +136,12 @@ def record(
     # The machine first: where it cannot be built, no trace is begun.
     machine = build_machine(config, open_disks(config, check=False), source, entropy=entropy)
     if output is not None:
-        writer = BackgroundWriter(output, meta_of(config), overwrite=overwrite)
+        writer = BackgroundWriter(
+            output,
+            meta_of(config),
+            overwrite=overwrite,
+            checkpoint_bytes=CHECKPOINT_RAM * config.mem_bytes,
+        )
     try:
         source.now_ns = machine.clock.now
         source.wants_input = lambda: machine.wants_input
@@ -132,7 +159,9 @@ def record(
             machine.door.subscribe(on_event)
         if on_start is not None:
             on_start(machine)
-        reason = _run(machine, source, recorder, max_ticks, None if timeout_s is None else begin + timeout_s)
+        spacing = CHECKPOINT_EVERY_TICKS if checkpoint_ticks is None else checkpoint_ticks
+        deadline = None if timeout_s is None else begin + timeout_s
+        reason = _run(machine, source, recorder, max_ticks, deadline, spacing or FOREVER)
         result = Recording(output, machine.tick, machine.now_ns, reason, host_s=time.monotonic() - begin)
         if recorder is not None:
             if machine.ended is not None:
@@ -156,21 +185,37 @@ def record(
 
 def meta_of(config: MachineConfig) -> dict[str, object]:
     """Return what a trace says of its machine."""
-    return {"config": config.plain(), "machine": config.machine, "period_ns": config.period_ns}
+    return {
+        "id": os.urandom(16).hex(),  # by which forks name their parent; nothing that a guest sees
+        "config": config.plain(),
+        "machine": config.machine,
+        "period_ns": config.period_ns,
+    }
 
 
 def _run(
-    machine: Machine, source: LiveSource, recorder: Recorder | None, max_ticks: int, deadline: float | None
+    machine: Machine,
+    source: LiveSource,
+    recorder: Recorder | None,
+    max_ticks: int,
+    deadline: float | None,
+    checkpoint_ticks: int,
 ) -> str:
     next_digest = DIGEST_EVERY_TICKS
+    next_checkpoint = checkpoint_ticks if recorder is not None else FOREVER
+    machine.engine.take_changes()  # power-on is not stored: the machine's description gives it
     while True:
-        stop = machine.run(min(max_ticks, next_digest))
+        stop = machine.run(min(max_ticks, next_digest, next_checkpoint))
         if stop.reason == "tick":
-            if recorder is not None:
+            if recorder is not None and stop.tick >= min(max_ticks, next_checkpoint):
+                pages = recorder.checkpoint()
+                next_checkpoint = stop.tick + max(checkpoint_ticks, pages * TICKS_PER_PAGE)
+            if recorder is not None and stop.tick >= min(max_ticks, next_digest):
                 recorder.digest()
             if stop.tick >= max_ticks:
                 return f"reached {max_ticks:,} ticks"
-            next_digest += DIGEST_EVERY_TICKS
+            if stop.tick >= next_digest:
+                next_digest += DIGEST_EVERY_TICKS
         elif stop.reason == "pause":
             if recorder is not None:
                 recorder.commit()

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tt.errors import BadInput, Divergence
-from tt.events import Event, Kind
-from tt.log import ConsoleCoalescer, Trace, contents_digest
+from tt.events import EDITS, Event, Kind
+from tt.log import ConsoleCoalescer, EventsAhead, Trace, contents_digest
+from tt.log.checkpoints import PAGE, StoredCheckpoint, set_bits
 from tt.record import state_digest
 from tt.vmm.config import MachineConfig, build_machine, open_disks
 from tt.vmm.engine import FOREVER
 from tt.vmm.machine import Machine
 
 PARTS = ("cpu", "ram", "board", "disks")
-_ANSWERS = (Kind.ENTROPY, Kind.CLOCK)
-_INPUTS = (Kind.INPUT, Kind.WAKE)
+_ANSWERS = frozenset({Kind.ENTROPY, Kind.CLOCK})
+_INPUTS = frozenset({Kind.INPUT, Kind.WAKE, *EDITS})
 
 
 class TraceSource:
     """Answers and inputs from a trace, for a machine that has just arrived at `first_tick`."""
 
     def __init__(self, trace: Trace, first_tick: int = 0) -> None:
-        self._answers = trace.events(first_tick, kinds=_ANSWERS)
-        self._inputs = trace.events(first_tick, kinds=_INPUTS)
-        self._next = next(self._inputs, None)
+        self._answers = EventsAhead(trace, _ANSWERS, first_tick)
+        self._inputs = EventsAhead(trace, _INPUTS, first_tick)
 
     def answer(self, tick: int, kind: Kind, unit: int, live: Callable[[], bytes]) -> bytes:
         """Return what was answered then."""
-        event = next(self._answers, None)
+        event = self._answers.take()
         if event is None or (event.tick, event.kind, event.unit) != (tick, kind, unit):
             recorded = "nothing more" if event is None else describe(event)
             raise Divergence(
@@ -40,27 +40,30 @@ class TraceSource:
         return event.data
 
     def next_input(self, tick: int) -> int | None:
-        """Return the tick of the next recorded input."""
-        return self._next.tick if self._next is not None and self._next.kind is Kind.INPUT else None
+        """Return the tick of the next recorded input, or an earlier one at which to ask again."""
+        event = self._inputs.peek(tick)
+        if event is not None:
+            return None if event.kind is Kind.WAKE else event.tick
+        return self._inputs.due(tick)
 
     def take_inputs(self, tick: int) -> list[Event]:
         """Return the inputs recorded at `tick`."""
         inputs = []
-        while self._next is not None and self._next.kind is Kind.INPUT and self._next.tick <= tick:
-            inputs.append(self._next)
-            self._next = next(self._inputs, None)
+        while (event := self._inputs.peek(tick)) is not None and event.kind is not Kind.WAKE:
+            inputs.append(event)
+            self._inputs.take()
         return inputs
 
     def idle(self, tick: int, most_ns: int | None) -> int | None:
         """Let as much time pass as passed then."""
-        event = self._next
+        event = self._inputs.peek()
         if event is None:
             return most_ns  # past the end of the record
         if event.kind is not Kind.WAKE or event.tick != tick:
             raise Divergence(
                 f"replay diverges at tick {tick:,}: the guest idles, the record has {describe(event)}"
             )
-        self._next = next(self._inputs, None)
+        self._inputs.take()
         return event.value
 
     def wants_pause(self, tick: int) -> bool:
@@ -258,8 +261,11 @@ def verify(
     if tamper is not None:
         tamper(replay.machine)
     try:
-        for tick in _stations(trace.end_tick):
+        checkpoints = {checkpoint.tick: checkpoint for checkpoint in trace.checkpoints}
+        for tick in sorted({*range(50_000_000, trace.end_tick, 50_000_000), trace.end_tick, *checkpoints}):
             replay.run_to(tick)
+            if tick in checkpoints:
+                check_checkpoint(replay.machine, checkpoints[tick])
             if progress is not None:
                 progress(tick, trace.end_tick)
         replay.finish()
@@ -272,9 +278,18 @@ def verify(
     return Verdict(True, trace.end_tick, replay.checker.checked, replay.digests_checked)
 
 
-def _stations(end_tick: int) -> Iterator[int]:
-    yield from range(50_000_000, end_tick, 50_000_000)
-    yield end_tick
+def check_checkpoint(machine: Machine, checkpoint: StoredCheckpoint) -> None:
+    """Compare a machine with the trace's checkpoint of its tick; raises `Divergence`."""
+    where = f"the checkpoint at tick {checkpoint.tick:,} is of another state"
+    found = machine.save()
+    if checkpoint.state != found:
+        parts = [name for name in found if checkpoint.state.get(name) != found[name]]
+        raise Divergence(f"{where}: {', '.join(parts)}")
+    if checkpoint.digest != machine.engine.ram_digest():
+        raise Divergence(f"{where}: its digest of RAM")
+    for page in set_bits(int.from_bytes(checkpoint.changed, "little")):
+        if checkpoint.page(page) != machine.engine.read(page * PAGE, PAGE):
+            raise Divergence(f"{where}: the page of RAM at {page * PAGE:#x}")
 
 
 def _narrow(
@@ -362,7 +377,8 @@ def differences(expected: Machine, found: Machine, limit: int = 20) -> list[str]
     lines += _plain_differences("device", board, other)
     lines += _plain_differences("clock", expected.clock.save(), found.clock.save())
     for number, (a, b) in enumerate(zip(expected.disks, found.disks, strict=True)):
-        blocks = sorted(k for k in a.blocks.keys() | b.blocks.keys() if a.blocks.get(k) != b.blocks.get(k))
+        left, right = a.snapshot()[0], b.snapshot()[0]
+        blocks = sorted(k for k in left.keys() | right.keys() if left.get(k) != right.get(k))
         lines += [f"disk {number}: block {block} (lba {block * 8}) differs" for block in blocks]
     return lines[:limit] + ([f"... and {len(lines) - limit} more differences"] if len(lines) > limit else [])
 

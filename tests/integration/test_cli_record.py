@@ -239,10 +239,11 @@ def test_replay_commands(tt: TT, demo: str) -> None:
     ("words", "code", "complaint"),
     [
         (("--batch", "fly"), 2, "'fly' is no command"),
-        (("--batch", "x 0"), 2, "it is x ADDR LEN"),
+        (("--batch", "x"), 2, "it is x ADDR [LEN]"),
         (("--batch", "x nowhere 1"), 2, "'nowhere' is no address"),
         (("--batch", "x 0 0"), 2, "give a number from 1"),
-        (("--batch", "x 0 'a"), 2, "No closing quotation"),
+        (("--batch", "x 0 'a"), 2, "the quote is not closed"),
+        (("--batch", "disk cat 'a"), 2, "No closing quotation"),
         (("--batch", "devices nothing"), 2, "there is no device 'nothing'"),
         (("--to-tick", "soon"), 2, "'soon' is not a position"),
         (("--to-tick", "99999999999"), 2, "past the end of the trace"),

@@ -18,7 +18,7 @@ MODULES = [path for path in FILES if path.suffix == ".py"]
 # Which rooms a room may import from, beside itself: docs/design.md, "Rooms and the direction of imports".
 BASE = {"errors", "events", "position"}
 RECORDING = BASE | {"log", "vmm", "record", "replay"}
-TRAVELLING = RECORDING | {"inspect", "travel", "chronus"}
+TRAVELLING = RECORDING | {"inspect", "travel", "symbols", "chronus"}
 MAY_IMPORT = {
     "errors": set(),
     "events": {"errors"},
@@ -28,10 +28,11 @@ MAY_IMPORT = {
     "guests": BASE | {"vmm"},
     "record": BASE | {"log", "vmm"},
     "replay": RECORDING,
-    "inspect": RECORDING,
+    "symbols": RECORDING,
+    "inspect": RECORDING | {"symbols"},
     "travel": RECORDING,
     "chronus": TRAVELLING,
-    "shell": TRAVELLING | {"guests"},
+    "shell": TRAVELLING | {"guests", "gdb"},
     "gdb": TRAVELLING,
     "cli": TRAVELLING | {"guests", "shell", "gdb", ""},
     "": TRAVELLING | {"guests"},  # tt/__init__.py, the public face

@@ -25,8 +25,8 @@ def register(subparsers: Subparsers) -> None:
            tt record guests/debian.img
            tt guest build denali -o guests""",
         "debian is Debian's own kernel with a small root file system (busybox), fetched with apt; it needs "
-        "no root.  denali is the demo guest of the Denali machine, built with gcc; its sources and C kit are "
-        "put beside it, as a start for guests of your own.",
+        "no root.  denali is two guests of the Denali machine, built with gcc: a demo, and one with a bug "
+        "for docs/tutorial.md; their sources and the C kit are put beside them, as a start for your own.",
     )
     parser.add_argument("action", choices=["build"])
     parser.add_argument("guest", choices=["debian", "denali"])
@@ -65,7 +65,8 @@ def _denali(output: Path, say: Say) -> dict[str, Any]:
     from tt.guests import denali
 
     image = denali.build(output, say)
-    return {"guest": "denali", "built": [str(image)], "try": f"tt record {image} --machine denali"}
+    built = [str(image), str(denali.bug_guest(output))]
+    return {"guest": "denali", "built": built, "try": f"tt record {image} --machine denali"}
 
 
 def _say(line: str) -> None:

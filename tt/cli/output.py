@@ -14,7 +14,7 @@ from tt.position import format_tick
 
 _LOOK_AHEAD = 1000  # rows that decide a table's widths, so that long tables stream
 _LONGEST_DATA = 60  # characters of an event's data in a list
-_TEXT = {Kind.CONSOLE, Kind.INPUT, Kind.POWER}
+_TEXT = {Kind.CONSOLE, Kind.INPUT, Kind.POWER, Kind.EDIT_REGISTER}
 
 
 def print_json(value: Any) -> None:

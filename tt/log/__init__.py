@@ -29,6 +29,7 @@ Reading::
         for event in trace.events(first_tick=0, last_tick=None, kinds=None): ...
         trace.event_count, trace.event(17)          # events are numbered from 0
         trace.digests() -> iterator of (tick, digest)
+        trace.checkpoints -> list of StoredCheckpoint (tick, digest, changed, .state, .page(number))
         trace.disk_writes() -> iterator of DiskWrite (number, tick, disk, lba, sectors, .data())
         trace.bookmarks -> {name: tick}
         trace.console() -> iterator of (tick, unit, bytes)
@@ -43,10 +44,19 @@ A damaged or hostile file raises `BadInput` with one clear line.
 
 from __future__ import annotations
 
+from tt.log.ahead import EventsAhead
 from tt.log.background import BackgroundWriter
 from tt.log.blobs import contents_digest
 from tt.log.coalesce import ConsoleCoalescer
 from tt.log.reader import DiskWrite, Trace
 from tt.log.writer import TraceWriter
 
-__all__ = ["BackgroundWriter", "ConsoleCoalescer", "DiskWrite", "Trace", "TraceWriter", "contents_digest"]
+__all__ = [
+    "BackgroundWriter",
+    "ConsoleCoalescer",
+    "DiskWrite",
+    "EventsAhead",
+    "Trace",
+    "TraceWriter",
+    "contents_digest",
+]

@@ -25,7 +25,11 @@ class BackgroundWriter:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], meta: Mapping[str, Any], overwrite: bool = False
+        self,
+        path: str | os.PathLike[str],
+        meta: Mapping[str, Any],
+        overwrite: bool = False,
+        checkpoint_bytes: int = 1 << 62,
     ) -> None:
         self.path = Path(path)
         if self.path.exists() and not overwrite:
@@ -34,6 +38,7 @@ class BackgroundWriter:
             raise BadInput(f"cannot write {self.path}: the folder {self.path.parent} does not exist")
         self._meta = meta
         self._overwrite = overwrite
+        self._checkpoint_bytes = checkpoint_bytes
         self._events: list[Event] = []
         self._bytes = 0
         self._digests: list[tuple[int, bytes]] = []
@@ -65,10 +70,29 @@ class BackgroundWriter:
 
         self._submit(job)
 
+    def add_checkpoint(
+        self, tick: int, state: dict[str, Any], digest: bytes, pages: bytes, contents: bytes
+    ) -> None:
+        """Store the machine at `tick`: see `TraceWriter.add_checkpoint`."""
+        self._submit(lambda writer: writer.add_checkpoint(tick, state, digest, pages, contents))
+
+    @property
+    def behind(self) -> bool:
+        """Whether the writing thread has more waiting than it should."""
+        return self._jobs.qsize() > _WAITING_COMMITS // 2
+
     def commit(self, tick: int) -> None:
         """Have everything so far, up to `tick`, made safe."""
         self._hand_over()
         self._submit(lambda writer: writer.commit(tick))
+
+    def wait(self) -> None:
+        """Return when all that was submitted is done; raises what went wrong."""
+        done = threading.Event()
+        self._submit(lambda writer: done.set())
+        while not done.wait(0.02):
+            if self._error is not None:
+                raise self._error
 
     def seal(self, end_tick: int, reason: str, summary: Mapping[str, Any] | None = None) -> None:
         """Commit, mark the trace as complete, close it, and wait until that is done."""
@@ -115,7 +139,12 @@ class BackgroundWriter:
     def _work(self) -> None:
         writer: TraceWriter | None = None
         try:
-            writer = TraceWriter(self.path, self._meta, overwrite=self._overwrite)
+            writer = TraceWriter(
+                self.path,
+                self._meta,
+                overwrite=self._overwrite,
+                checkpoint_bytes=self._checkpoint_bytes,
+            )
             while (job := self._jobs.get()) is not None:
                 job(writer)
         except BaseException as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tt.errors import BadInput
-from tt.log.schema import MAX_VALUE, TABLES, probe
+from tt.log.schema import MAX_VALUE, probe, tables_of
 from tt.log.text import one_line
 
 _WAL = 2  # byte 18 of the header
@@ -43,13 +43,13 @@ def _hint(path: Path) -> str:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open the trace at `path` read-only and check that its tables are a trace's; raises `BadInput`."""
-    probe(path)
+    version = probe(path)
     with guard(path):
         _undo_half_commit(path)
         db = _open(path)
         try:
             _harden(db)
-            _check_tables(path, db)
+            _check_tables(path, db, version)
         except BaseException:
             db.close()
             raise
@@ -102,9 +102,10 @@ def _harden(db: sqlite3.Connection) -> None:
     db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE)
 
 
-def _check_tables(path: Path, db: sqlite3.Connection) -> None:
+def _check_tables(path: Path, db: sqlite3.Connection, version: int) -> None:
     """Refuse a file with any table, view, index or trigger but a trace's own."""
     found = dict(db.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL LIMIT 100").fetchall())
-    for name in sorted(found.keys() | TABLES.keys(), key=str):
-        if found.get(name) != TABLES.get(name):
+    tables = tables_of(version)
+    for name in sorted(found.keys() | tables.keys(), key=str):
+        if found.get(name) != tables.get(name):
             raise BadInput(f"{path} is damaged: its table {str(name)[:40]!r} is not one of a trace")

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import astuple, dataclass
 from functools import cached_property
@@ -18,8 +19,9 @@ from tt.errors import BadInput, UsageError
 from tt.events import Event, Kind
 from tt.log import chunks
 from tt.log.blobs import HASH_SIZE, contents_digest, unpack
+from tt.log.checkpoints import CheckpointReader, StoredCheckpoint
 from tt.log.connection import connect, guard
-from tt.log.schema import MAX_DIGEST, MAX_FILE_PIECES, PIECE, row_crc
+from tt.log.schema import MAX_DIGEST, MAX_FILE_PIECES, PIECE, probe, row_crc
 from tt.log.sectors import SECTOR, piece_count, piece_sizes
 from tt.log.text import lines
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PERIOD_NS = 4
 _DEEPEST = 50
+_KEPT_CHUNKS = 1024
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,10 @@ class Trace:
 
     def __init__(self, path: Path, db: sqlite3.Connection) -> None:
         self.path = path
+        self.version = probe(path)
         self._db = db
         self._decoded: tuple[int, list[Event]] = (-1, [])
+        self._chosen: OrderedDict[tuple[int, frozenset[Kind]], tuple[Event, ...]] = OrderedDict()
         self._tables: Tables | None = None
         with guard(path):
             self.meta: dict[str, Any] = self._read_meta()
@@ -123,7 +128,7 @@ class Trace:
     ) -> Iterator[tuple[int, Event]]:
         """Yield (number, event) as `events` does; numbers count all events from 0."""
         last = self.end_tick if last_tick is None else last_tick
-        for chunk in self._chunks:
+        for chunk in self.chunks:
             if chunk.last_tick < first_tick:
                 continue
             if chunk.first_tick > last:
@@ -132,11 +137,24 @@ class Trace:
                 if first_tick <= event.tick <= last and (kinds is None or event.kind in kinds):
                     yield number, event
 
+    def events_in(self, at: int, kinds: frozenset[Kind]) -> tuple[Event, ...]:
+        """Return the events of `kinds` in the chunk `chunks[at]`; the last chunks asked for are kept."""
+        key = (at, kinds)
+        found = self._chosen.get(key)
+        if found is None:
+            found = tuple(event for event in self._load(self.chunks[at]) if event.kind in kinds)
+            self._chosen[key] = found
+            if len(self._chosen) > _KEPT_CHUNKS:
+                self._chosen.popitem(last=False)
+        else:
+            self._chosen.move_to_end(key)
+        return found
+
     def event(self, number: int) -> Event:
         """Return event `number` (from 0); raises `UsageError` when there is none."""
         if not 0 <= number < self.event_count:
             raise UsageError(f"there is no event #{number}: {self.path} has #0 to #{self.event_count - 1}")
-        chunk = self._chunks[bisect_right(self._chunks, number, key=lambda c: c.number) - 1]
+        chunk = self.chunks[bisect_right(self.chunks, number, key=lambda c: c.number) - 1]
         if self._decoded[0] != chunk.number:
             self._decoded = (chunk.number, self._load(chunk))
         return self._decoded[1][number - chunk.number]
@@ -205,6 +223,11 @@ class Trace:
             yield tick, digest
         if count != self.digest_count:
             raise self.damaged(f"it should hold {self.digest_count} digests, it holds {count}")
+
+    @cached_property
+    def checkpoints(self) -> list[StoredCheckpoint]:
+        """The checkpoints that were recorded, by tick; none in a trace of format version 1."""
+        return CheckpointReader(self, self._db).all() if self.version > 1 else []
 
     def disk_writes(self) -> Iterator[DiskWrite]:
         """Yield the writes to all disks, in the order they happened."""
@@ -297,11 +320,11 @@ class Trace:
             self._tables = Tables(self)
         return self._tables
 
-    def rows(self, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
+    def rows(self, table: str, columns: str, where: str = "true") -> Iterator[tuple[Any, ...]]:
         """Yield a table's rows in the order of its key, their CRCs checked and left out."""
         with guard(self.path):
             last: Any = None
-            for *row, crc in self._db.execute(f"SELECT {columns}, crc FROM {table} ORDER BY 1"):
+            for *row, crc in self._db.execute(f"SELECT {columns}, crc FROM {table} WHERE {where} ORDER BY 1"):
                 plain = all(isinstance(value, (int, str, bytes)) for value in row)
                 if not plain or row_crc(table, *row) != crc:
                     raise self.damaged(f"a row of {table} has a wrong checksum")
@@ -349,8 +372,8 @@ class Trace:
             raise self.damaged("its summary is no table")
 
     @cached_property
-    def _chunks(self) -> list[Chunk]:
-        """All chunks, checked to follow one another with none missing."""
+    def chunks(self) -> list[Chunk]:
+        """All chunks of events, checked to follow one another with none missing."""
         found: list[Chunk] = []
         number = tick = 0
         with guard(self.path):

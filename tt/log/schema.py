@@ -22,7 +22,7 @@ from pathlib import Path
 from tt.errors import BadInput
 
 MAGIC = b"ttvm"
-VERSION = 1
+VERSION = 2
 PIECE = 64 << 10  # named files are stored in pieces of this many bytes
 MAX_DIGEST = 64  # bytes
 MAX_FILE_PIECES = 1 << 22
@@ -93,9 +93,30 @@ TABLES: dict[str, str] = {
         tick INTEGER NOT NULL,
         crc INTEGER NOT NULL
     )""",
+    # Since version 2.  Places to go back to, and the pages of RAM that they are made of.
+    "checkpoints": """CREATE TABLE checkpoints (
+        tick INTEGER PRIMARY KEY,
+        digest BLOB NOT NULL,  -- of RAM
+        state BLOB NOT NULL,  -- tt/log/checkpoints.py
+        changed BLOB NOT NULL,
+        refs BLOB NOT NULL,
+        crc INTEGER NOT NULL
+    )""",
+    "page_packs": """CREATE TABLE page_packs (
+        number INTEGER PRIMARY KEY,
+        count INTEGER NOT NULL,  -- pages of 4 KB
+        packed BLOB NOT NULL,
+        crc INTEGER NOT NULL
+    )""",
 }
+_SINCE_VERSION_2 = {"checkpoints", "page_packs"}
 
 Column = int | str | bytes
+
+
+def tables_of(version: int) -> dict[str, str]:
+    """Return the tables that a trace of format `version` has."""
+    return {name: create for name, create in TABLES.items() if version > 1 or name not in _SINCE_VERSION_2}
 
 
 def row_crc(table: str, *columns: Column) -> int:

@@ -30,6 +30,7 @@ from tt.errors import BadInput, TTError, UsageError
 from tt.events import Event, Kind
 from tt.log import chunks
 from tt.log.blobs import MAX_BLOB, contents_digest, pack
+from tt.log.checkpoints import CheckpointWriter
 from tt.log.schema import MAGIC, MAX_DIGEST, PIECE, TABLES, VERSION, Column, row_crc
 from tt.log.sectors import SECTOR, split_on_grid
 
@@ -41,12 +42,17 @@ class TraceWriter:
     """The writing end of one trace.
 
     `path` must not exist, unless `overwrite`.  `meta` maps names to plain
-    JSON-able data.  Raises `UsageError` when the file exists, `TTError` when it
+    JSON-able data; checkpoints are thinned to `checkpoint_bytes` of packed pages.
+    Raises `UsageError` when the file exists, `TTError` when it
     cannot be made.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], meta: Mapping[str, Any], overwrite: bool = False
+        self,
+        path: str | os.PathLike[str],
+        meta: Mapping[str, Any],
+        overwrite: bool = False,
+        checkpoint_bytes: int = 1 << 62,
     ) -> None:
         self.path = Path(path)
         self._events: list[Event] = []
@@ -72,10 +78,11 @@ class TraceWriter:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA wal_autocheckpoint = 0")  # commit() does it
-            self._db.execute("BEGIN")
+            self._db.execute("BEGIN IMMEDIATE")
             self._put_progress(0, sealed=False, reason="", summary={})
             self._db.execute("COMMIT")
-            self._db.execute("BEGIN")
+            self._db.execute("BEGIN IMMEDIATE")
+            self._checkpoints = CheckpointWriter(self._db, self._insert, most_bytes=checkpoint_bytes)
 
     # What is recorded
 
@@ -126,6 +133,13 @@ class TraceWriter:
             self._insert("files", name, size, bytes(hashes))
         return size
 
+    def add_checkpoint(
+        self, tick: int, state: dict[str, Any], digest: bytes, pages: bytes, contents: bytes
+    ) -> None:
+        """Store the machine at `tick`, after all other checkpoints; see `tt.log.checkpoints`."""
+        with self._guard():
+            self._checkpoints.add(tick, state, digest, pages, contents)
+
     def bookmark(self, name: str, tick: int) -> None:
         """Give `tick` a name; a name given again moves."""
         with self._guard():
@@ -148,7 +162,7 @@ class TraceWriter:
         """Make everything so far, up to `tick`, safe; returns once it is on the disk."""
         with self._guard():
             self._commit(tick, sealed=False, reason="", summary={})
-            self._db.execute("BEGIN")
+            self._db.execute("BEGIN IMMEDIATE")
 
     def seal(self, end_tick: int, reason: str, summary: Mapping[str, Any] | None = None) -> None:
         """Commit, mark the trace as complete, and close it."""

@@ -1,5 +1,6 @@
 """Going anywhere in a recording: positions, checkpoints, breakpoints and watchpoints in both directions."""
 
-from tt.travel.timeline import Timeline, Write
+from tt.travel.timeline import Timeline
+from tt.travel.writes import Write
 
 __all__ = ["Timeline", "Write"]

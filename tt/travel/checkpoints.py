@@ -1,132 +1,212 @@
-"""Checkpoints in memory: what changed between them, and nothing twice.
+"""Places to go back to: those that the trace holds, and finer ones kept in memory.
 
 A checkpoint is the machine's small state and the pages of RAM that changed since
 the checkpoint before it.  A page at checkpoint k is what the last checkpoint up
-to k has of it, or what it was at power-on.
+to k has of it, or zeros.  Going back names the pages that may differ from then;
+the engine fetches each when it is first looked at (`tt/vmm/engine/revert.c`), so
+a place is as near as the pages that are used there.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
-from dataclasses import dataclass, field
-from typing import Any
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+from tt.errors import BadInput, EngineError
+from tt.log.checkpoints import StoredCheckpoint
+from tt.travel.disks import RecordedDisk
 from tt.vmm.machine import Machine
 
 PAGE = 4096
+_ZEROS = bytes(PAGE)
+_STATE_SIZE = 60_000  # bytes that a state takes in memory, roughly
+
+
+class Checkpoint(Protocol):
+    """The machine at `tick`, on first arrival; `digest` is of RAM, `changed` has a bit for each page."""
+
+    @property
+    def tick(self) -> int: ...
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def changed(self) -> bytes: ...
+    @property
+    def state(self) -> dict[str, Any]: ...
+    def page(self, number: int) -> bytes | memoryview:
+        """Return what a page that changed held."""
+        ...
 
 
 @dataclass
-class Checkpoint:
-    """A place to go back to: the machine at `tick`, on first arrival."""
+class KeptCheckpoint:
+    """A checkpoint in memory."""
 
     tick: int
+    digest: bytes
     state: dict[str, Any]
-    disks: list[Any]
-    pages: dict[int, bytes] = field(default_factory=dict)
+    pages: dict[int, bytes | memoryview]
+    changed: bytes
+
+    def page(self, number: int) -> bytes | memoryview:
+        """Return what a page that changed held."""
+        return self.pages[number]
 
     @property
     def size(self) -> int:
         """Roughly the bytes it takes."""
-        return PAGE * len(self.pages) + 20_000
+        return PAGE * len(self.pages) + _STATE_SIZE
 
 
 class CheckpointStore:
-    """The checkpoints of one machine, within `budget` bytes.
+    """The checkpoints of one machine, at power-on when it is given; those in memory within `budget` bytes.
 
     The machine must be changed only by running it and through this store, for
     the engine's dirty pages tell what to put back.
     """
 
-    def __init__(self, machine: Machine, budget: int) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        disks: Sequence[RecordedDisk],
+        stored: Sequence[StoredCheckpoint],
+        budget: int,
+    ) -> None:
         self.budget = budget
         self._machine = machine
-        self._checkpoints: list[Checkpoint] = []
-        self._history: dict[int, list[int]] = {}  # page -> ticks of the checkpoints that have it, rising
-        self._base_tick = machine.tick  # the checkpoint that the machine last was at
-        machine.engine.dirty_pages()
-        self._keep_power_on()
+        self._disks = disks
+        self._bitmap_size = (machine.engine.size // PAGE + 7) // 8
+        first = self._capture()
+        self._checkpoints: list[Checkpoint] = [first, *(c for c in stored if c.tick > first.tick)]
+        self._bits = [int.from_bytes(c.changed, "little") for c in self._checkpoints]
+        self._ticks = [c.tick for c in self._checkpoints]
+        self._kept_size = 0
+        self._base = first.tick  # the checkpoint that the machine last was at
+        machine.engine.fetch_page = self._fetch
 
     @property
     def ticks(self) -> list[int]:
         """The ticks that there are checkpoints of, rising."""
-        return [checkpoint.tick for checkpoint in self._checkpoints]
+        return list(self._ticks)
 
     def nearest(self, tick: int) -> int:
         """Return the last checkpoint's tick that is not after `tick`."""
-        return self._checkpoints[bisect_right(self._checkpoints, tick, key=lambda c: c.tick) - 1].tick
+        return self._ticks[bisect_right(self._ticks, tick) - 1]
+
+    def unchanged(self, tick: int, pages: Collection[int], step: int) -> int:
+        """Return how far from the last checkpoint up to `tick` one can go and see none of `pages` stored to.
+
+        `step` is -1 to go back, 1 to go on; the answer is a checkpoint's tick.
+        """
+        at = bisect_right(self._ticks, tick) - 1
+        mask = sum(1 << page for page in pages)
+        while step < 0 < at and not self._bits[at] & mask:
+            at -= 1
+        while step > 0 and at + 1 < len(self._ticks) and not self._bits[at + 1] & mask:
+            at += 1
+        return self._ticks[at]
 
     def take(self) -> None:
         """Keep the machine as it is now; it must just have arrived at its tick."""
-        machine = self._machine
-        tick = machine.tick
-        changed = (
-            machine.engine.dirty_pages()
-        )  # since the base: all that changed since the one before, or more
-        self._base_tick = tick
-        following = bisect_left(self._checkpoints, tick, key=lambda c: c.tick)
-        if following < len(self._checkpoints) and self._checkpoints[following].tick == tick:
+        tick = self._machine.tick
+        at = bisect_left(self._ticks, tick)
+        if at < len(self._ticks) and self._ticks[at] == tick:
             return
-        checkpoint = Checkpoint(tick, machine.save(), [disk.snapshot() for disk in machine.disks])
-        for page in changed:
-            self._put(checkpoint, page, machine.engine.read(page * PAGE, PAGE))
-        self._checkpoints.insert(following, checkpoint)
+        kept = self._capture()
+        self._checkpoints.insert(at, kept)
+        self._bits.insert(at, int.from_bytes(kept.changed, "little"))
+        self._ticks.insert(at, tick)
+        self._base = tick
+        self._kept_size += kept.size
         self._thin()
 
     def restore(self, tick: int) -> None:
-        """Put the machine back to the checkpoint at `tick`."""
+        """Put the machine back to the checkpoint at `tick`; raises `BadInput` when that is damaged."""
         machine = self._machine
-        checkpoint = next(c for c in self._checkpoints if c.tick == tick)
-        low, high = sorted((self._base_tick, tick))
-        pages = set(machine.engine.dirty_pages())
-        for between in self._checkpoints:
-            if low < between.tick <= high:
-                pages.update(between.pages)
-        by_tick = {c.tick: c for c in self._checkpoints}
-        for page in pages:
-            ticks = self._history.get(page, ())
-            at = bisect_right(ticks, tick)
-            content = by_tick[ticks[at - 1]].pages[page] if at else bytes(PAGE)
-            if machine.engine.read(page * PAGE, PAGE) != content:
-                machine.engine.write(page * PAGE, content)
-        for disk, saved in zip(machine.disks, checkpoint.disks, strict=True):
-            disk.restore(saved)
-        machine.load(checkpoint.state)
-        machine.engine.dirty_pages()
-        self._base_tick = tick
+        to, base = bisect_left(self._ticks, tick), bisect_left(self._ticks, self._base)
+        checkpoint = self._checkpoints[to]
+        state = checkpoint.state
+        bits = 0
+        for between in self._bits[min(to, base) + 1 : max(to, base) + 1]:
+            bits |= between
+        self._base = tick
+        machine.engine.revert(bits.to_bytes(self._bitmap_size, "little"), checkpoint.digest)
+        for disk in self._disks:
+            disk.go_to(tick)
+        try:
+            machine.load(state)
+        except (EngineError, KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as e:
+            if isinstance(checkpoint, KeptCheckpoint):
+                raise
+            raise BadInput(f"the checkpoint at tick {tick:,} is damaged ({e})") from None
+
+    def forget_stored(self) -> bool:
+        """Do without what the trace holds, from power-on, where one stands then; false if it holds nothing.
+
+        Those in memory go too: they may stand on what is damaged.
+        """
+        if all(isinstance(checkpoint, KeptCheckpoint) for checkpoint in self._checkpoints):
+            return False
+        for kept in (self._checkpoints, self._bits, self._ticks):
+            del kept[1:]
+        self._kept_size = 0
+        self._base = self._ticks[0]
+        everything = b"\xff" * self._bitmap_size
+        self._machine.engine.revert(everything, self._checkpoints[0].digest)
+        self.restore(self._base)
+        return True
 
     # ---- inside
 
-    def _keep_power_on(self) -> None:
-        machine = self._machine
-        first = Checkpoint(machine.tick, machine.save(), [disk.snapshot() for disk in machine.disks])
-        zeros = bytes(PAGE)
-        for page in range(machine.engine.size // PAGE):
-            content = machine.engine.read(page * PAGE, PAGE)
-            if content != zeros:
-                self._put(first, page, content)
-        self._checkpoints.append(first)
+    def _capture(self) -> KeptCheckpoint:
+        engine = self._machine.engine
+        numbers, contents = engine.take_changes()
+        view = memoryview(contents)
+        changed = bytearray(self._bitmap_size)
+        pages: dict[int, bytes | memoryview] = {}
+        for i, number in enumerate(memoryview(numbers).cast("I")):
+            changed[number >> 3] |= 1 << (number & 7)
+            pages[number] = view[i * PAGE : (i + 1) * PAGE]
+        return KeptCheckpoint(
+            self._machine.tick, engine.ram_digest(), self._machine.save(), pages, bytes(changed)
+        )
 
-    def _put(self, checkpoint: Checkpoint, page: int, content: bytes) -> None:
-        checkpoint.pages[page] = content
-        insort(self._history.setdefault(page, []), checkpoint.tick)
+    def _fetch(self, number: int) -> bytes | memoryview:
+        """Return what the page held at the checkpoint that the machine was last at."""
+        byte, bit = number >> 3, 1 << (number & 7)
+        for at in range(bisect_left(self._ticks, self._base), -1, -1):
+            changed = self._checkpoints[at].changed
+            if byte < len(changed) and changed[byte] & bit:
+                return self._checkpoints[at].page(number)
+        return _ZEROS
 
     def _thin(self) -> None:
-        """Drop checkpoints, the densest first, until the rest fit the budget."""
-        while sum(c.size for c in self._checkpoints[1:]) > self.budget and len(self._checkpoints) > 3:
-            gaps = [
-                (self._checkpoints[i + 1].tick - self._checkpoints[i - 1].tick, i)
-                for i in range(1, len(self._checkpoints) - 1)
-                if self._checkpoints[i].tick != self._base_tick
+        """Drop checkpoints in memory until the rest fit the budget, keeping them dense around the last."""
+        while self._kept_size > self.budget:
+            candidates = [
+                i
+                for i in range(1, len(self._ticks) - 1)
+                if isinstance(self._checkpoints[i], KeptCheckpoint) and self._ticks[i] != self._base
             ]
-            if not gaps:
+            if not candidates:
                 return
-            self._drop(min(gaps)[1])
+            self._drop(min(candidates, key=self._worth))
 
-    def _drop(self, index: int) -> None:
-        dropped, following = self._checkpoints[index], self._checkpoints[index + 1]
-        for page, content in dropped.pages.items():
-            self._history[page].remove(dropped.tick)
-            if page not in following.pages:
-                self._put(following, page, content)
-        del self._checkpoints[index]
+    def _worth(self, at: int) -> float:
+        gap = self._ticks[at + 1] - self._ticks[at - 1]
+        return gap / (1 + abs(self._ticks[at] - self._base))
+
+    def _drop(self, at: int) -> None:
+        dropped, following = self._checkpoints[at], self._checkpoints[at + 1]
+        assert isinstance(dropped, KeptCheckpoint)
+        self._kept_size -= dropped.size
+        # A stored checkpoint has all that changed since the stored one before it.
+        if isinstance(following, KeptCheckpoint):
+            self._kept_size -= following.size
+            following.pages = dropped.pages | following.pages
+            self._kept_size += following.size
+            self._bits[at + 1] |= self._bits[at]
+            following.changed = self._bits[at + 1].to_bytes(self._bitmap_size, "little")
+        del self._checkpoints[at], self._bits[at], self._ticks[at]

@@ -7,34 +7,29 @@ every place is the same however it was reached.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tt.errors import Divergence, UsageError
+from tt.errors import BadInput, Divergence, UsageError
 from tt.log import Trace
+from tt.log.checkpoints import StoredCheckpoint
 from tt.record import state_digest
 from tt.replay import TraceSource, config_of, extract_embedded
+from tt.travel import search, sources, stepping, writes
 from tt.travel.checkpoints import CheckpointStore
+from tt.travel.disks import RecordedDisk, histories
+from tt.travel.stops import Arrival, Stops
+from tt.travel.writes import Write
 from tt.vmm.config import build_machine, open_disks
-from tt.vmm.machine import Machine, Stop
+from tt.vmm.machine import Machine
+
+if TYPE_CHECKING:
+    from tt.travel.fork import Fork
 
 MEMORY_BUDGET = 1 << 30
 SPACING_TICKS = 20_000_000
 _FINEST_TICKS = 20_000
-
-
-@dataclass(frozen=True)
-class Write:
-    """One store to watched bytes: the instruction at `rip` retired as tick `tick`.
-
-    `old` and `new` are the watched bytes before and after it.
-    """
-
-    tick: int
-    rip: int
-    old: bytes
-    new: bytes
 
 
 class Timeline:
@@ -56,15 +51,26 @@ class Timeline:
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self.trace = trace
-        self.breakpoints: set[int] = set()
-        self.watchpoints: set[tuple[int, int, bool, bool, bool]] = set()
+        self.damage = ""
+        """What was found damaged in the trace's checkpoints, which are not used any more then."""
+        self.stops = Stops()
         config = config_of(trace)
-        disks = open_disks(config, bases or extract_embedded(trace, config))
+        bare = open_disks(config, bases or extract_embedded(trace, config))
+        written = histories(trace, len(bare))
+        disks = [
+            RecordedDisk(disk.base, trace, history, number)
+            for number, (disk, history) in enumerate(zip(bare, written, strict=True))
+        ]
         self.machine: Machine = build_machine(config, disks, TraceSource(trace))
         self._keep = checkpoints
         self._spacing = spacing_ticks
-        self._progress = progress
-        self._store = CheckpointStore(self.machine, memory_budget)
+        self.progress = progress
+        stored: list[StoredCheckpoint] = []
+        try:
+            stored = trace.checkpoints if checkpoints else []
+        except BadInput as e:
+            self.damage = str(e)
+        self._store = CheckpointStore(self.machine, disks, stored, memory_budget)
         self._digests = dict(trace.digests())
         self._checked: set[int] = set()
 
@@ -82,7 +88,7 @@ class Timeline:
 
     @property
     def checkpoint_ticks(self) -> list[int]:
-        """The ticks that are kept in memory."""
+        """The ticks that there are checkpoints of: near ways to everything after them."""
         return self._store.ticks
 
     def registers(self) -> dict[str, int]:
@@ -103,10 +109,15 @@ class Timeline:
         """Go to `tick`, wherever it is; raises `UsageError` when the recording has no such tick."""
         if not 0 <= tick <= self.end_tick:
             raise UsageError(f"tick {tick:,} is not in the recording: it has 0 to {self.end_tick:,}")
-        nearest = self._store.nearest(tick)
-        if tick < self.tick or nearest > self.tick:
-            self._restore(nearest)
-        self._forward(tick)
+        try:
+            self._go(tick)
+        except BadInput as e:
+            # The events are enough to go anywhere; checkpoints only shorten the way.
+            if not self._store.forget_stored():
+                raise
+            self.damage = str(e)
+            self.machine.door.source = TraceSource(self.trace, self.tick)
+            self._go(tick)
 
     def step(self, count: int = 1) -> None:
         """Go `count` instructions forward, at most to the end."""
@@ -130,50 +141,94 @@ class Timeline:
                 return True
         return False
 
-    # ---- breakpoints and watchpoints
+    # ---- stops: breakpoints, watchpoints, catchpoints
 
-    def proceed(self) -> Stop:
-        """Go forward to the next breakpoint or watchpoint, or to the end."""
-        return self._trapped(self.end_tick) or Stop("tick", self.tick)
+    def proceed(self) -> Arrival:
+        """Go forward to the next of `stops`, or to the end."""
+        return search.proceed(self)
 
-    def reverse_proceed(self) -> Stop:
-        """Go back to the last breakpoint or watchpoint before here, or to power-on.
+    def reverse_proceed(self) -> Arrival:
+        """Go back to the last of `stops` before here, or to power-on."""
+        return search.reverse_proceed(self)
 
-        At a breakpoint one stands before its instruction; at a watchpoint right
-        after the one that touched the bytes.
+    def next(self) -> Arrival:
+        """Go to the next instruction of this function, over calls; see `tt.travel.stepping`."""
+        return stepping.next_instruction(self)
+
+    def reverse_next(self) -> Arrival:
+        """Go to the instruction of this function before here, over calls."""
+        return stepping.reverse_next(self)
+
+    def finish(self, frame: tuple[int, int] | None = None) -> Arrival:
+        """Run until this function has returned; `frame` as in `tt.travel.stepping.finish`."""
+        return stepping.finish(self, frame)
+
+    def reverse_finish(self, frame: tuple[int, int] | None = None) -> Arrival:
+        """Go back to just before the call of this function."""
+        return stepping.reverse_finish(self, frame)
+
+    def last_write(
+        self, addr: int, size: int = 8, *, physical: bool = False, before: int | None = None
+    ) -> Write | None:
+        """Return the last store to `size` bytes at `addr` before here (or tick `before`), and go there."""
+        return writes.last_write(self, addr, size, physical=physical, before=before)
+
+    def source_of(self, write: Write) -> sources.Source:
+        """Say where the value of a write came from, and what to ask next."""
+        return sources.source_of(self, write)
+
+    def origin_of(self, source: sources.Source, which: int = 0) -> Write | sources.Source | None:
+        """Say who made input number `which` of a source, and go to right after that."""
+        return sources.origin_of(self, source, which)
+
+    # ---- what searches need of the checkpoints
+
+    def nearest(self, tick: int) -> int:
+        """Return the last kept place that is not after `tick`."""
+        return self._store.nearest(tick)
+
+    def unchanged(self, tick: int, pages: Collection[int], step: int) -> int:
+        """Return how far from `nearest(tick)` none of the pages of RAM is stored to: a kept place's tick.
+
+        `step` is -1 to look back, 1 to look on.  Nothing is run.
         """
-        end = self.tick
-        while end > 0:
-            begin = self._store.nearest(end - 1)
-            found = self._last_in(begin, end)
-            if found is not None:
-                self.seek(found.tick)
-                return found
-            end = begin
-        self.seek(0)
-        return Stop("tick", 0)
+        return self._store.unchanged(tick, pages, step)
 
-    def last_write(self, addr: int, size: int = 8, *, physical: bool = False) -> Write | None:
-        """Return the last store to `size` bytes at `addr` before here, and go to right after it.
+    def keep_here(self) -> None:
+        """Keep this place, for a search will come back; one must have just arrived here."""
+        if self._keep:
+            self._store.take()
 
-        None, standing at power-on, if nothing wrote there.
-        """
-        watches, breaks = self.watchpoints, self.breakpoints
-        self.watchpoints, self.breakpoints = {(addr, size, False, True, physical)}, set()
-        try:
-            found = self.reverse_proceed()
-        finally:
-            self.watchpoints, self.breakpoints = watches, breaks
-        if found.reason != "watch":
-            return None
-        read = self.machine.engine.read if physical else self.machine.engine.read_virtual
-        tick, new = self.tick, read(addr, size)
-        self.seek(tick - 1)
-        old, rip = read(addr, size), self.registers()["rip"]
-        self.seek(tick)
-        return Write(tick, rip, old, new)
+    def passing(self) -> None:
+        """Take note of having run up to here other than by `seek`: keep new ground, tell `progress`."""
+        if self._keep and self.tick - self._store.nearest(self.tick) >= self._spacing:
+            self._store.take()
+        if self.progress is not None:
+            self.progress(self.tick)
+
+    # ---- another way from here
+
+    def fork(
+        self,
+        path: Path | None = None,
+        name: str = "",
+        *,
+        keep_inputs: bool = False,
+        script: Sequence[bytes] = (),
+        progress: Callable[[int], None] | None = None,
+    ) -> Fork:
+        """Return a live machine that stands here, its run recorded at `path`; see `tt.travel.fork.Fork`."""
+        from tt.travel.fork import Fork
+
+        return Fork(self, path, name, keep_inputs=keep_inputs, script=script, progress=progress)
 
     # ---- inside
+
+    def _go(self, tick: int) -> None:
+        nearest = self._store.nearest(tick)
+        if tick < self.tick or nearest > self.tick:
+            self._restore(nearest)
+        self._forward(tick)
 
     def _restore(self, tick: int) -> None:
         self._store.restore(tick)
@@ -197,8 +252,8 @@ class Timeline:
             self._check_digest()
             if self._keep and self.tick - self._store.nearest(self.tick) >= self._spacing:
                 self._store.take()
-            if self._progress is not None:
-                self._progress(self.tick)
+            if self.progress is not None:
+                self.progress(self.tick)
 
     def _check_digest(self) -> None:
         """Compare with the record's digest of this tick, once."""
@@ -209,36 +264,3 @@ class Timeline:
         if state_digest(self.machine) != self._digests[tick]:
             raise Divergence(f"replay diverges before tick {tick:,}: the state's digest differs")
         self._checked.add(tick)
-
-    def _trapped(self, until: int) -> Stop | None:
-        """Run to a breakpoint or watchpoint, at most to `until`; None if there was none."""
-        engine = self.machine.engine
-        engine.set_breakpoints(sorted(self.breakpoints))
-        engine.set_watchpoints(sorted(self.watchpoints))
-        try:
-            while self.tick < until:
-                stop = self.machine.run(min(until, self.tick + self._spacing))
-                if stop.reason in ("break", "watch"):
-                    return stop
-                if stop.reason != "tick":
-                    return None
-                if self._progress is not None:
-                    self._progress(self.tick)
-        finally:
-            engine.set_breakpoints([])
-            engine.set_watchpoints([])
-        return None
-
-    def _last_in(self, begin: int, end: int) -> Stop | None:
-        """Find the last stop in ticks (`begin`, `end`): later halves first, so busy places cost little."""
-        if end - begin > _FINEST_TICKS:
-            middle = (begin + end) // 2
-            self.seek(middle)
-            if self._keep:
-                self._store.take()
-            return self._last_in(middle, end) or self._last_in(begin, middle + 1)
-        self.seek(begin)
-        found = None
-        while (stop := self._trapped(end)) is not None and stop.tick < end:
-            found = stop
-        return found

@@ -84,6 +84,15 @@ class OverlayDisk:
         self._digest = 0
         self._base = base
 
+    def twin(self) -> OverlayDisk:
+        """Return a disk over the same base, with nothing written yet."""
+        return OverlayDisk(self._base)
+
+    @property
+    def base(self) -> Base:
+        """What the disk started out as."""
+        return self._base
+
     def read(self, lba: int, count: int) -> bytes:
         self._check(lba, count)
         first, last = lba // _SECTORS_PER_BLOCK, (lba + count - 1) // _SECTORS_PER_BLOCK
@@ -111,8 +120,8 @@ class OverlayDisk:
                 piece_full = bytes(piece)
             old_full = self.blocks.get(block)
             if old_full is not None:
-                self._digest -= _block_hash(block, old_full)
-            self._digest += _block_hash(block, piece_full)
+                self._digest -= block_hash(block, old_full)
+            self._digest += block_hash(block, piece_full)
             self.blocks[block] = piece_full
             position += len(piece)
 
@@ -140,6 +149,7 @@ class OverlayDisk:
             raise IndexError(f"sectors {lba}+{count} are past the end of the disk ({self.sectors})")
 
 
-def _block_hash(block: int, data: bytes) -> int:
+def block_hash(block: int, data: bytes) -> int:
+    """Return what a written block adds to a disk's digest."""
     digest = hashlib.blake2b(data, digest_size=16, key=block.to_bytes(8, "little")).digest()
     return int.from_bytes(digest, "little")

@@ -14,18 +14,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tt.errors import BadInput
-from tt.events import Event, Kind
+from tt.errors import BadInput, EngineError
+from tt.events import EDITS, Event, Kind
 from tt.vmm.clock import Clock
-from tt.vmm.disk import OverlayDisk
-from tt.vmm.engine import BREAK, FOREVER, WATCH, Engine
+from tt.vmm.disk import SECTOR, OverlayDisk
+from tt.vmm.engine import BREAK, CATCH, FOREVER, WATCH, Engine
 from tt.vmm.nondeterminism import Door, Source
 
 SLICE_TICKS = 16_000_000
 """The longest that the engine runs before it looks at the world again: some 50 ms."""
 
 
-_TRAPS = {BREAK: "break", WATCH: "watch"}
+_TRAPS = {BREAK: "break", WATCH: "watch", CATCH: "catch"}
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,16 @@ class Stop:
     `reason` is `tick` (the tick asked for was reached), `power` (the machine
     ended by itself; `detail` says how), `pause` (the source of inputs wants
     attention), `idle` (nothing will ever wake the guest again), `break` (about to
-    execute an instruction with a breakpoint) or `watch` (an instruction touched
-    watched bytes: `engine.hit`).
+    execute an instruction with a breakpoint), `watch` (an instruction touched
+    watched bytes: `engine.hit`) or `catch` (`engine.caught`).  With these three, `is_arrival`
+    says whether the state is that of the first arrival at the tick; at others
+    something has happened there already.
     """
 
     reason: str
     tick: int
     detail: str = ""
+    is_arrival: bool = True
 
 
 class Machine(abc.ABC):
@@ -121,16 +124,20 @@ class Machine(abc.ABC):
             tick = self.engine.tick
             if tick >= until:
                 return Stop("tick", tick)
+            if self.ended is None and self.door.wants_pause():
+                return Stop("pause", tick)
             if self.ended is None:
+                for event in self.door.take_inputs():
+                    if event.kind in EDITS:
+                        self._apply(event)
+                    else:
+                        self.input(event)
+                # After the inputs: an edit may give a halted CPU its interrupts back.
                 self.ended = self._hopeless() if self.halted else None
                 if self.ended is not None:
                     self.door.note(Kind.POWER, data=self.ended.encode())
             if self.ended is not None:
                 return Stop("power", tick, self.ended)
-            if self.door.wants_pause():
-                return Stop("pause", tick)
-            for event in self.door.take_inputs():
-                self.input(event)
             self._attend()
             if self.halted:
                 if not self._idle():
@@ -144,7 +151,55 @@ class Machine(abc.ABC):
                 if stop > tick:
                     trap = _TRAPS.get(self._advance(stop))
                     if trap is not None:
-                        return Stop(trap, self.engine.tick)
+                        now = self.engine.tick
+                        return Stop(trap, now, "", now > tick and now != self.engine.entered_at)
+
+    def edit(self, kind: Kind, unit: int, value: int, data: bytes) -> None:
+        """Change the machine by hand, and tell the door: see the EDIT kinds in `tt.events`.
+
+        To be called where `run` would take inputs: on arrival at a tick.  Raises
+        `BadInput` where there is no such register, memory or disk, having changed nothing.
+        """
+        event = Event(self.engine.tick, kind, unit, value, data)
+        self._check_edit(event)
+        self.door.note(kind, unit, value, data)
+        self._apply(event)
+
+    def _check_edit(self, event: Event) -> None:
+        where = f"the edit at tick {event.tick:,} cannot be made"
+        if event.kind is Kind.EDIT_MEMORY:
+            size, end = self.engine.size, event.value + len(event.data)
+            if end > size:
+                raise BadInput(f"{where}: {event.value:#x} to {end:#x} is outside RAM ({size:#x} bytes)")
+        elif event.kind is Kind.EDIT_DISK:
+            if event.unit >= len(self.disks):
+                raise BadInput(f"{where}: there is no disk {event.unit}, the machine has {len(self.disks)}")
+            sectors, rest = divmod(len(event.data), SECTOR)
+            if rest or event.value + sectors > self.disks[event.unit].sectors:
+                raise BadInput(
+                    f"{where}: {len(event.data)} bytes at lba {event.value} are no whole sectors of disk "
+                    f"{event.unit} ({self.disks[event.unit].sectors} sectors of {SECTOR} bytes)"
+                )
+        else:
+            name = event.data.decode("ascii", "replace")
+            try:  # to set it to what it is
+                self.engine.set_register(name, self.engine.registers()[name])
+            except (KeyError, EngineError) as e:
+                why = e if isinstance(e, EngineError) else f"there is no register {name[:20]!r}"
+                raise BadInput(f"{where}: {why}") from None
+
+    def _apply(self, event: Event) -> None:
+        """Make the edit that an event describes."""
+        self._check_edit(event)
+        if event.kind is Kind.EDIT_REGISTER:
+            self.engine.set_register(event.data.decode(), event.value)
+        elif event.kind is Kind.EDIT_MEMORY:
+            self.engine.write(event.value, event.data)
+            self.engine.flush_tlb()  # it may have been a page table
+        else:
+            self.disks[event.unit].write(event.value, event.data)
+            # Told as any other write too, so that the disk writes of a trace are all of them.
+            self.door.note(Kind.DISK_WRITE, event.unit, event.value, event.data)
 
     def _idle(self) -> bool:
         """Let an idle guest's time pass; false if it can never wake."""

@@ -17,7 +17,7 @@ A `Source` is where answers and inputs come from: the live host, or a trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from tt.events import Event, Kind
@@ -108,13 +108,16 @@ class Door:
         """Return the tick at which the next input is due, or None."""
         return self.source.next_input(self._tick())
 
-    def take_inputs(self) -> list[Event]:
-        """Return the inputs due now, having told the subscribers of each."""
+    def take_inputs(self) -> Iterator[Event]:
+        """Yield the inputs due now, having told the subscribers of each.
+
+        One after the other, so that what an input does at once is told before the next.
+        """
         tick = self._tick()
-        inputs = [event._replace(tick=tick) for event in self.source.take_inputs(tick)]
-        for event in inputs:
+        for event in self.source.take_inputs(tick):
+            event = event._replace(tick=tick)
             self._tell(event)
-        return inputs
+            yield event
 
     def idle(self, most_ns: int | None) -> int | None:
         """Let an idle guest's time pass; see `Source.idle`.  Time that passed is told as a WAKE event."""

@@ -67,7 +67,12 @@ def test_a_stop_at_a_breakpoint_comes_first() -> None:
     assert engine.run(2) == STOP
     assert engine.registers()["rip"] == ADD
     assert engine.run(10**6) == BREAK
+    assert engine.tick == 2, "nobody has been told of it"
+    assert engine.run(10**6) == BREAK
     assert engine.tick == 10, "the instruction that one stands on has been seen"
+    engine.set_breakpoints([ADD])
+    assert engine.run(10**6) == BREAK
+    assert engine.tick == 18, "where one stands when it is set does not count"
 
 
 @pytest.mark.parametrize("physical", [False, True])

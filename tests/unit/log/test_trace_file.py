@@ -253,7 +253,7 @@ def test_the_header_says_what_it_is(tmp_path: Path) -> None:
         writer.seal(1, "")
     header = path.read_bytes()[:100]
     assert header[:16] == b"SQLite format 3\0"
-    assert (header[60:64], header[68:72]) == (b"\0\0\0\1", b"ttvm")
+    assert (header[60:64], header[68:72]) == (b"\0\0\0\2", b"ttvm")
     assert header[18] == 1
 
 
@@ -297,7 +297,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         Trace.open(path)
 
 
-@pytest.mark.parametrize(("version", "complaint"), [(2, "newer than 1"), (0, "no format version")])
+@pytest.mark.parametrize(("version", "complaint"), [(3, "newer than 2"), (0, "no format version")])
 def test_other_versions_are_refused(tmp_path: Path, version: int, complaint: str) -> None:
     path = tmp_path / "x.tt"
     with TraceWriter(path, {}) as writer:

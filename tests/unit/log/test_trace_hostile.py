@@ -118,7 +118,9 @@ def test_a_damaged_log_gives_an_earlier_commit(tmp_path: Path, what: st.DataObje
     live, copy = tmp_path / "live.tt", tmp_path / "x.tt"
     expected = [Event(at, Kind.IRQ, 0, at) for at in range(10)]
     with TraceWriter(live, {}, overwrite=True) as writer:
+        writer._db.execute("COMMIT")
         writer._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        writer._db.execute("BEGIN")
         reader = sqlite3.connect(live, isolation_level=None)
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM progress").fetchall()  # holds the commits in the -wal

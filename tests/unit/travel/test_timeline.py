@@ -11,6 +11,7 @@ import pytest
 from tt.errors import UsageError
 from tt.log import Trace
 from tt.travel import Timeline
+from tt.travel.stops import Breakpoint
 
 HEARTBEAT = 100_000
 
@@ -70,7 +71,7 @@ def test_reverse_step_by_step(timeline: Timeline) -> None:
 def test_a_breakpoint_both_ways(timeline: Timeline) -> None:
     timeline.seek(2_000)
     entry = timeline.registers()["rip"]
-    timeline.breakpoints.add(entry)
+    timeline.stops.add(Breakpoint(entry))
     timeline.seek(1_000)
     hits = []
     for _ in range(3):

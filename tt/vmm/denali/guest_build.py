@@ -19,6 +19,9 @@ KIT = ("denali.h", "denali.c", "start.S", "denali.ld")
 """The kit: every guest is compiled against the first, and linked with the rest."""
 
 DEMO = "demo.c"
+BUG = "bug.c"
+GUESTS = (DEMO, BUG)
+"""The guests that come with the kit, a source file each: the demo, and the one of docs/tutorial.md."""
 
 # No SSE and no red zone: an upcall may come between any two instructions and
 # saves neither.  No loop patterns: memcpy must not become a call of memcpy.
@@ -68,16 +71,23 @@ def build_guest(source_files: Sequence[Path], output: Path, *, kit: Path, cc: st
 
 
 def build_kit(kit: Path, folder: Path, *, cc: str = "gcc") -> Path:
-    """Copy the kit and the demo's source into `folder` and build `demo.elf` there; return its path.
+    """Copy the kit and its guests' sources into `folder` and build them there; return the demo's ELF file.
 
-    The copy is a start for guests of one's own: `build_guest([...], out, kit=folder)`.
+    Beside `demo.elf` lies `bug.elf`.  The copy is a start for guests of one's
+    own: `build_guest([...], out, kit=folder)`.
     """
-    output = folder / "demo.elf"
+    output = elf_file(folder, DEMO)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (*KIT, DEMO):
+    for name in (*KIT, *GUESTS):
         _copy(kit / name, folder / name, output)
-    build_guest([folder / DEMO], output, kit=folder, cc=cc)
+    for name in GUESTS:
+        build_guest([folder / name], elf_file(folder, name), kit=folder, cc=cc)
     return output
+
+
+def elf_file(folder: Path, source: str) -> Path:
+    """Return where `build_kit` puts the guest made of `source`."""
+    return (folder / source).with_suffix(".elf")
 
 
 def _copy(source: Path, target: Path, output: Path) -> None:

@@ -7,6 +7,7 @@ import unicorn  # noqa: F401  its library must be in the process before the exte
 
 from tt.vmm.engine._engine import (
     BREAK,
+    CATCH,
     DOUBLE_FAULT,
     FOREVER,
     HALT,
@@ -16,4 +17,4 @@ from tt.vmm.engine._engine import (
     Engine,
 )
 
-__all__ = ["BREAK", "DOUBLE_FAULT", "FOREVER", "HALT", "SHUTDOWN", "STOP", "WATCH", "Engine"]
+__all__ = ["BREAK", "CATCH", "DOUBLE_FAULT", "FOREVER", "HALT", "SHUTDOWN", "STOP", "WATCH", "Engine"]

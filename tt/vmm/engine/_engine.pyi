@@ -5,7 +5,7 @@ boundary, and `tick` says which one.  Nothing in here knows a device, a clock or
 a trace; those talk to the engine through its callbacks.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 STOP: int
 """`Engine.run` came back because it reached the tick asked for, or `limit`."""
@@ -20,6 +20,8 @@ BREAK: int
 """`Engine.run` came back before an instruction that has a breakpoint."""
 WATCH: int
 """`Engine.run` came back after an instruction that touched watched bytes; see `Engine.hit`."""
+CATCH: int
+"""`Engine.run` came back before an exception or a system call; see `Engine.set_catches`."""
 FOREVER: int
 """A tick that no machine reaches."""
 
@@ -115,7 +117,7 @@ class Engine:
     def run(self, stop: int) -> int:
         """Execute until tick `stop`, `limit`, HLT or the end of the machine; return which.
 
-        Returns `STOP`, `HALT`, `SHUTDOWN`, `DOUBLE_FAULT`, `BREAK` or `WATCH`.  At `STOP` the tick is at
+        Returns `STOP`, `HALT`, `SHUTDOWN`, `DOUBLE_FAULT`, `BREAK`, `WATCH` or `CATCH`.  At `STOP` the tick is at
         most the smaller of `stop` and `limit`; it is less where the guest made the engine
         work so hard that some 100 ms passed: then call again.  The state is that before
         the next instruction, before a fault of its own and before an interrupt that
@@ -130,20 +132,58 @@ class Engine:
     def set_breakpoints(self, addrs: Iterable[int]) -> None:
         """Replace all breakpoints by those at the virtual addresses `addrs`, at most 256.
 
-        `run` returns `BREAK` before the instruction there; the one at which a run
-        begins does not count.  No part of the state.  Raises `EngineError` for too many.
+        `run` returns `BREAK` before the instruction there, once for each time that the
+        CPU comes to it; where it stands when they are set does not count.  It may be
+        at a handler's first instruction, at the tick of what was interrupted: see
+        `entered_at`.  No part of the state.  Raises `EngineError` for too many.
         """
 
     def set_watchpoints(self, watches: Iterable[tuple[int, int, bool, bool, bool]]) -> None:
         """Replace all watchpoints by (addr, size in bytes, reads, writes, physical), at most 64.
 
-        `run` returns `WATCH` after the instruction that touched such bytes.  Raises
-        `EngineError` for too many, or for one of 0 bytes.
+        `run` returns `WATCH` after the instruction that touched such bytes, or, of what
+        happens between two instructions, after the second.  An instruction that faults
+        has touched nothing.  No part of the state.  Raises `EngineError` for too many, or for one of 0 bytes.
         """
 
     @property
     def hit(self) -> tuple[int, int, int, bool] | None:
-        """Return the access that ended the last run: (addr, guest-physical addr, size, is a write)."""
+        """Return the access that ended the last run: (addr, guest-physical addr, size, is a write).
+
+        Of several, the first; `hits` has them all.
+        """
+
+    @property
+    def hits(self) -> list[tuple[int, bool, bool, bytes | None]]:
+        """Return each watchpoint that was hit: (index, was read, was written, its bytes before).
+
+        The bytes are None where there are more than 64, or not all are mapped.
+        """
+
+    @property
+    def hit_by(self) -> str:
+        """Return who did it: `instruction`, `device`, `interrupt` (the CPU, entering a handler) or `page walk`."""
+
+    def set_catches(self, syscalls: Collection[int] | None, exceptions: Collection[int] | None) -> None:
+        """Catch system calls by EAX (at most 64) and exceptions by vector; none for None, all for an empty one.
+
+        `run` returns `CATCH` before a SYSCALL, SYSENTER or INT 0x80, before an
+        instruction that faults (CR2 is that of the fault already) and before INT n; in the handler
+        of a double fault or a debug trap.  What comes at the tick at which they are
+        set does not count.  No part of the state.  Raises `EngineError` for too many.
+        """
+
+    @property
+    def caught(self) -> tuple[str, int] | None:
+        """Return what ended the last run with `CATCH`: (`syscall` or `exception`, its number)."""
+
+    @property
+    def entered_at(self) -> int:
+        """Return the tick at which the CPU last entered a handler, other than by INT n.
+
+        Where that is `tick`, and `run` came back with `BREAK`, `WATCH` or `CATCH`, the state may be another than
+        that in which `run(tick)` comes back.
+        """
 
     @property
     def last_error(self) -> str:
@@ -222,8 +262,26 @@ class Engine:
     def page_hashes(self) -> bytes:
         """Return 16 bytes for each 4 KB page, in order; zeros for a page of zeros."""
 
-    def dirty_pages(self) -> list[int]:
-        """Return the numbers of the 4 KB pages stored to since the last call, rising."""
+    def take_changes(self) -> tuple[bytes, bytes]:
+        """Return the pages stored to since the last call: their numbers (u32, rising), what they hold.
+
+        What the digest of RAM (`ram_digest`) is then, it is without further cost.
+        """
+
+    fetch_page: Callable[[int], bytes | memoryview]
+    """Called with a page's number; returns the 4096 bytes that it holds in the past gone to by `revert`."""
+
+    def revert(self, changed: bytes | bytearray | memoryview, digest: bytes) -> None:
+        """Make RAM what it was once, when its digest was `digest`, fetching pages as they are looked at.
+
+        `changed` has a bit for each page, lowest first, of those that may differ
+        from then; those stored to since `take_changes` go back too.  Until
+        then `fetch_page` must be set.  Raises `EngineError` for another size of RAM.
+        """
+
+    @property
+    def stale_pages(self) -> int:
+        """Return how many pages have not been fetched since `revert`."""
 
     def forget_code(self) -> None:
         """Drop every translated block and the TLB.  Nothing that a guest can see changes."""
@@ -254,7 +312,7 @@ class Engine:
         """Return the size of the code that runs: 64, 32 or 16."""
 
     def set_register(self, name: str, value: int) -> None:
-        """Set one of rax ... r15 or rip; raise `EngineError` for another."""
+        """Set rax ... r15, rip, rflags, fs_base, gs_base, cr2 or cr3; raise `EngineError` for another."""
 
     def xmm(self) -> list[int]:
         """Return the 16 SSE registers as 128-bit numbers."""
@@ -285,4 +343,4 @@ class Engine:
         """Return the whole state of the CPU (not RAM, not `tick`): equal states give equal bytes."""
 
     def load(self, state: bytes) -> None:
-        """Put a state from `save` back; raise `EngineError` where it is of another build or machine."""
+        """Put a state from `save` back; raise `EngineError` where it is of another build or machine, or none."""

@@ -35,6 +35,7 @@ cdef extern from "core.h" nogil:
         int (*acknowledge)(void *self) noexcept
         uint64_t (*tsc)(void *self) noexcept
         void (*virtual_instruction)(void *self, uint64_t number) noexcept
+        bint (*fetch_page)(void *self, uint64_t page, uint8_t *into) noexcept
     ctypedef struct Page:
         uint8_t cls
         uint8_t dirty
@@ -44,9 +45,17 @@ cdef extern from "core.h" nogil:
         uint64_t addr, size
         uint8_t kinds
         bint physical
+        uint8_t seen, before_size
+        uint8_t before[64]
     ctypedef struct Hit:
         uint64_t addr, paddr, size
         bint write
+        uint8_t by
+    ctypedef struct Catches:
+        bint any, every_call
+        int call_count
+        uint32_t calls[64]
+        uint64_t vectors[4]
     ctypedef struct SoftEntry:
         uint64_t vpage, ppage
     ctypedef struct CSegment "Segment":
@@ -69,18 +78,26 @@ cdef extern from "core.h" nogil:
         Watch *watches
         SoftEntry soft[256][4]
         uint8_t soft_next[256]
+        uint64_t stale_count
         uint64_t *page_hash
         uint64_t digest[2]
         Callbacks calls
         void *self
+        uint64_t *marks
+        int watch_count
         Hit hit
+        Catches catches
+        uint64_t no_catch_at, entered_at, hit_stop
+        bint caught, caught_call
+        uint32_t caught_number
         uint64_t fills, slow_blocks, blocks_made, blocks_unpatched, class_flips, io_exits, counted, aborted
         char error[256]
     ctypedef struct Layout:
         int state_size, left, dr, efer, star, lstar, cstar, fmask, sysenter_cs, sysenter_esp, sysenter_eip
     Layout tt_layout
     int ENV_CR, ENV_SEGS, ENV_EIP, ENV_EFLAGS
-    int R_STOP, R_HALT, R_SHUTDOWN, R_CALLBACK, R_DOUBLE, R_FAIL, R_BREAK, R_WATCH
+    int R_STOP, R_HALT, R_SHUTDOWN, R_CALLBACK, R_DOUBLE, R_FAIL, R_BREAK, R_WATCH, R_CATCH
+    int WATCH_READ, WATCH_WRITE, BY_DEVICE
     int DIRTY_ALL, DIRTY_CHECKPOINT
 
     const char *tt_layout_prepare(CEngine *e)
@@ -95,14 +112,20 @@ cdef extern from "core.h" nogil:
     void tt_reconsider(CEngine *e)
     int tt_run(CEngine *e, uint64_t stop)
     bint tt_set_breaks(CEngine *e, const uint64_t *addrs, int count)
+    void tt_watch_physical(CEngine *e, uint64_t paddr, uint64_t size, int by)
     bint tt_set_watches(CEngine *e, const Watch *watches, int count)
     uint64_t tt_flags(CEngine *e)
     void tt_canonical_flags(CEngine *e)
     void tt_update_hflags(CEngine *e)
+    void tt_set_flags(CEngine *e, uint64_t flags)
     void tt_copy_state(CEngine *e, uint8_t *to)
-    void tt_load_state(CEngine *e, const uint8_t *state)
+    bint tt_load_state(CEngine *e, const uint8_t *state)
     void tt_denali_upcall(CEngine *e, uint64_t mask)
     void tt_digest_update(CEngine *e)
+    void tt_revert(CEngine *e, const uint8_t *changed, const uint64_t *digest)
+    void tt_fetch(CEngine *e, uint64_t paddr, uint64_t size)
+    uint64_t tt_count_changes(const CEngine *e)
+    void tt_take_changes(CEngine *e, uint32_t *pages, uint8_t *contents)
     int tt_architectural_state(CEngine *e, uint8_t *out)
 
 STOP = R_STOP
@@ -111,6 +134,7 @@ SHUTDOWN = R_SHUTDOWN
 DOUBLE_FAULT = R_DOUBLE
 BREAK = R_BREAK
 WATCH = R_WATCH
+CATCH = R_CATCH
 FOREVER = <uint64_t>0x7fffffffffffffff
 
 _GPR = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
@@ -164,11 +188,25 @@ cdef void _virtual_instruction(void *self, uint64_t number) noexcept with gil:
         engine._fail(error)
 
 
+cdef bint _fetch_page(void *self, uint64_t page, uint8_t *into) noexcept with gil:
+    cdef Engine engine = <Engine>self
+    cdef const uint8_t[::1] content
+    try:
+        content = engine.fetch_page(page)
+        if content.shape[0] != 4096:
+            raise EngineError(f"page {page} was fetched with {content.shape[0]} bytes")
+        memcpy(into, &content[0], 4096)
+        return True
+    except BaseException as error:
+        engine._fail(error)
+        return False
+
+
 cdef class Engine:
     cdef CEngine c
     cdef object _error
     cdef object __weakref__
-    cdef public object port_read, port_write, acknowledge, tsc, virtual_instruction
+    cdef public object port_read, port_write, acknowledge, tsc, virtual_instruction, fetch_page
 
     def __cinit__(self, uint64_t ram_size, *, bint denali=False, uint32_t code_buffer=0):
         cdef const char *why
@@ -203,10 +241,13 @@ cdef class Engine:
         self.c.calls.acknowledge = _acknowledge
         self.c.calls.tsc = _tsc
         self.c.calls.virtual_instruction = _virtual_instruction
+        self.c.calls.fetch_page = _fetch_page
         self.c.denali = denali
         self.c.period_ns = 4
         self.c.limit = FOREVER
         self.c.stop = FOREVER
+        self.c.hit_stop = FOREVER
+        self.c.entered_at = self.c.no_catch_at = FOREVER
         tt_set_tick(&self.c, 0)
 
     def __dealloc__(self):
@@ -220,7 +261,21 @@ cdef class Engine:
             munmap(self.c.page_hash, self.c.ram_size // 4096 * 16)
         free(self.c.cpuid)
         free(self.c.breaks)
+        free(self.c.marks)
         free(self.c.watches)
+
+    cdef int _fresh(self, uint64_t addr, uint64_t size) except -1:
+        if self.c.stale_count:
+            tt_fetch(&self.c, addr, size)
+            self._raise()
+        return 0
+
+    cdef int _raise(self) except -1:
+        if self._error is not None:
+            error, self._error = self._error, None
+            self.c.failed = False
+            raise error
+        return 0
 
     cdef _fail(self, error):
         if self._error is None:
@@ -276,10 +331,7 @@ cdef class Engine:
         cdef int reason
         with nogil:
             reason = tt_run(&self.c, stop)
-        if self._error is not None:
-            error, self._error = self._error, None
-            self.c.failed = False
-            raise error
+        self._raise()
         if reason == R_FAIL:
             raise EngineError(self.c.error.decode(errors="replace"))
         return reason
@@ -318,7 +370,9 @@ cdef class Engine:
         for i, (addr, size, reads, writes, physical) in enumerate(watches):
             if not size:
                 raise EngineError("a watchpoint of 0 bytes watches nothing: give a size")
-            table[i] = Watch(addr, size, (1 if reads else 0) | (2 if writes else 0), physical)
+            memset(&table[i], 0, sizeof(Watch))
+            table[i].addr, table[i].size, table[i].physical = addr, size, physical
+            table[i].kinds = (WATCH_READ if reads else 0) | (WATCH_WRITE if writes else 0)
         if not tt_set_watches(&self.c, table, len(watches)):
             raise MemoryError
 
@@ -328,15 +382,66 @@ cdef class Engine:
             return None
         return self.c.hit.addr, self.c.hit.paddr, self.c.hit.size, bool(self.c.hit.write)
 
-    def dirty_pages(self):
-        cdef uint64_t i
-        cdef list pages = []
-        for i in range(self.c.ram_size // 4096):
-            if self.c.pages[i].dirty & DIRTY_CHECKPOINT:
-                pages.append(i)
-                self.c.pages[i].dirty &= ~DIRTY_CHECKPOINT
-        tt_flush_tlb(&self.c)
-        return pages
+    @property
+    def hits(self):
+        cdef list found = []
+        cdef Watch *w
+        for i in range(self.c.watch_count):
+            w = &self.c.watches[i]
+            if w.seen:
+                before = PyBytes_FromStringAndSize(<char *>w.before, w.before_size) if w.before_size else None
+                found.append((i, bool(w.seen & WATCH_READ), bool(w.seen & WATCH_WRITE), before))
+        return found
+
+    @property
+    def hit_by(self):
+        return ("instruction", "device", "interrupt", "page walk")[self.c.hit.by]
+
+    def set_catches(self, syscalls, exceptions):
+        cdef Catches c
+        memset(&c, 0, sizeof(c))
+        if syscalls is not None:
+            numbers = sorted(set(syscalls))
+            if len(numbers) > 64:
+                raise EngineError(f"{len(numbers)} system calls are too many to catch: at most 64, or all")
+            c.every_call = not numbers
+            for i, number in enumerate(numbers):
+                c.calls[i] = number
+            c.call_count = len(numbers)
+        if exceptions is not None:
+            for vector in exceptions or range(256):
+                c.vectors[vector // 64] |= <uint64_t>1 << (vector % 64)
+        c.any = syscalls is not None or exceptions is not None
+        self.c.catches = c
+        self.c.no_catch_at = tt_tick(&self.c)
+
+    @property
+    def caught(self):
+        if not self.c.caught:
+            return None
+        return ("syscall" if self.c.caught_call else "exception"), self.c.caught_number
+
+    @property
+    def entered_at(self):
+        return self.c.entered_at
+
+    def take_changes(self):
+        cdef uint64_t count = tt_count_changes(&self.c)
+        cdef bytes pages = PyBytes_FromStringAndSize(NULL, 4 * count)
+        cdef bytes contents = PyBytes_FromStringAndSize(NULL, 4096 * count)
+        tt_take_changes(&self.c, <uint32_t *><char *>pages, <uint8_t *><char *>contents)
+        return pages, contents
+
+    def revert(self, const uint8_t[::1] changed, const uint8_t[::1] digest):
+        cdef uint64_t[2] words
+        if <uint64_t>changed.shape[0] != (self.c.ram_size // 4096 + 7) // 8 or digest.shape[0] != 16:
+            raise EngineError("a checkpoint of a machine with another size of RAM cannot be restored")
+        memcpy(words, &digest[0], 16)
+        tt_revert(&self.c, &changed[0], words)
+
+    @property
+    def stale_pages(self):
+        return self.c.stale_count
 
     def set_cpuid(self, leaves):
         cdef CpuidLeaf *table = <CpuidLeaf *>calloc(len(leaves) or 1, sizeof(CpuidLeaf))
@@ -378,12 +483,16 @@ cdef class Engine:
 
     def read(self, uint64_t addr, uint64_t size):
         self._check(addr, size)
+        self._fresh(addr, size)
         return PyBytes_FromStringAndSize(<char *>self.c.ram + addr, size)
 
     def write(self, uint64_t addr, const uint8_t[::1] data):
         cdef uint64_t size = data.shape[0]
         self._check(addr, size)
+        self._fresh(addr, size)
         if size:
+            if self.c.watch_count:
+                tt_watch_physical(&self.c, addr, size, BY_DEVICE)
             memcpy(self.c.ram + addr, &data[0], size)
             tt_notify_write(&self.c, addr, size)
 
@@ -398,6 +507,7 @@ cdef class Engine:
             piece = min(size, 4096 - addr % 4096)
             if not tt_translate(&self.c, addr, &paddr) or paddr + piece > self.c.ram_size:
                 raise IndexError(f"guest address {addr:#x} is not mapped to RAM")
+            self._fresh(paddr, piece)
             parts.append(PyBytes_FromStringAndSize(<char *>self.c.ram + paddr, piece))
             addr = (addr + piece) & 0xffffffffffffffff
             size -= piece
@@ -407,6 +517,7 @@ cdef class Engine:
         cdef uint64_t i, changed = 0
         if <uint64_t>ram.shape[0] != self.c.ram_size:
             raise EngineError("a saved RAM of another size cannot be restored")
+        self._fresh(0, self.c.ram_size)
         for i in range(0, self.c.ram_size, 4096):
             if memcmp(self.c.ram + i, &ram[i], 4096):
                 memcpy(self.c.ram + i, &ram[i], 4096)
@@ -419,6 +530,7 @@ cdef class Engine:
         return PyBytes_FromStringAndSize(<char *>self.c.digest, 16)
 
     def page_hashes(self):
+        self._fresh(0, self.c.ram_size)
         tt_digest_update(&self.c)
         return PyBytes_FromStringAndSize(<char *>self.c.page_hash, self.c.ram_size // 4096 * 16)
 
@@ -483,8 +595,22 @@ cdef class Engine:
             regs[_GPR.index(name)] = value
         elif name == "rip":
             regs[16] = value
+        elif name == "rflags":
+            value = (value & 0x3f7fd7) | 2
+            tt_set_flags(&self.c, value)
+            # Between runs QEMU keeps all of them here too, and begins the next run from that.
+            (<uint64_t *>(self.c.env + ENV_EFLAGS))[0] = value
+            tt_update_hflags(&self.c)
+        elif name == "fs_base" or name == "gs_base":
+            self._segment(4 if name == "fs_base" else 5).base = value
+        elif name == "cr2":
+            (<uint64_t *>(self.c.env + ENV_CR))[2] = value
+        elif name == "cr3":
+            (<uint64_t *>(self.c.env + ENV_CR))[3] = value
+            tt_flush_tlb(&self.c)
         else:
-            raise EngineError(f"register {name} cannot be set: only the general registers and rip can")
+            raise EngineError(f"register {name} cannot be set: only the general registers, rip, rflags, "
+                              "fs_base, gs_base, cr2 and cr3 can")
 
     def xmm(self):
         values = []
@@ -559,7 +685,8 @@ cdef class Engine:
         cdef int size = tt_layout.state_size, own = sizeof(self.c.soft) + sizeof(self.c.soft_next) + 1
         if len(state) != size + (own if self.c.denali else 0):
             raise EngineError("a CPU state of another build of Unicorn or another machine cannot be restored")
-        tt_load_state(&self.c, <const uint8_t *>p)
+        if not tt_load_state(&self.c, <const uint8_t *>p):
+            raise EngineError("a CPU state that no CPU was ever in cannot be restored: it is damaged")
         if self.c.denali:
             memcpy(self.c.soft, p + size, sizeof(self.c.soft))
             memcpy(self.c.soft_next, p + size + sizeof(self.c.soft), sizeof(self.c.soft_next))

@@ -42,10 +42,17 @@ void tt_set_horizon(Engine *e, uint64_t horizon)
     tt_set_tick(e, tick);
 }
 
+/* The tick at which the run ends, unless something comes in between. */
+uint64_t tt_next_stop(const Engine *e)
+{
+    uint64_t next = e->stop < e->limit ? e->stop : e->limit;
+    return e->hit_stop < next ? e->hit_stop : next;
+}
+
 /* Something that may want attention changed: move the horizon. */
 void tt_reconsider(Engine *e)
 {
-    uint64_t next = e->stop < e->limit ? e->stop : e->limit, now = tt_tick(e);
+    uint64_t next = tt_next_stop(e), now = tt_tick(e);
     tt_set_horizon(e, e->intr || e->failed || e->refetch || next < now ? now : next);
 }
 
@@ -205,6 +212,7 @@ void tt_count_entry(Engine *e)
     enum { ENTRIES_ALLOWED = 10000 };
     uint64_t now = tt_tick(e);
 
+    e->entered_at = now;
     if (ENTRY_TICK(e) != now) {
         ENTRY_TICK(e) = now;
         ENTRY_COUNT(e) = 0;
@@ -240,7 +248,7 @@ static void block_slow(uint8_t *env)
 {
     Engine *e = tt_current;
     Block *tb = tt_running_block(e);
-    uint64_t now = tt_tick(e) - tb->icount, next = e->stop < e->limit ? e->stop : e->limit;
+    uint64_t now = tt_tick(e) - tb->icount, next = tt_next_stop(e);
     (void)env;
 
     e->slow_blocks++;
@@ -251,7 +259,7 @@ static void block_slow(uint8_t *env)
         if (e->failed)
             tt_leave(e, R_CALLBACK);
         if (now >= next)
-            tt_leave(e, e->hit.size ? R_WATCH : R_STOP);
+            tt_leave(e, e->caught ? R_CATCH : now >= e->hit_stop ? R_WATCH : R_STOP);
         int vector = e->calls.acknowledge(e->self);
         if (vector >= 0) {
             tt_count_entry(e);
@@ -268,10 +276,11 @@ static void block_slow(uint8_t *env)
         tt_next_block(e);
     }
     if (unlikely(e->break_count)) {
-        int at = first_break(e, tb, now == e->no_break_at);
+        int at = first_break(e, tb, now == e->no_break_at && tb->pc == e->no_break_pc);
         if (at == 0) {
             tt_set_tick(e, now);
             EIP(e) = tb->pc - tb->cs_base;
+            tt_pass_break(e);
             tt_leave(e, R_BREAK);
         }
         if (now + at < next)

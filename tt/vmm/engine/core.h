@@ -17,6 +17,7 @@
  *   watch.c    breakpoints and watchpoints
  *   denali.c   the Denali architecture's TLB, upcalls, virtual instructions
  *   digest.c   the 128-bit digest of RAM, kept from dirty pages
+ *   revert.c   going back: RAM fetched page by page when it is next looked at
  */
 #ifndef TT_CORE_H
 #define TT_CORE_H
@@ -48,9 +49,12 @@ enum {
     ENV_HFLAGS = 176,
     ENV_HFLAGS2 = 180,
     ENV_SEGS = 184, /* ES CS SS DS FS GS, then LDT TR GDT IDT */
-    ENV_CR = 424,   /* CR0..CR8 */
+    ENV_CR = 424,   /* CR0..CR4 */
+    ENV_A20 = 464,
     ENV_FPSTT = 604, /* then status, control, tags */
     ENV_FPREGS = 624,
+    ENV_FP_STATUS = 776,
+    ENV_MMX_STATUS = 800, /* and SSE's after it */
 };
 
 typedef struct Segment {
@@ -91,7 +95,7 @@ typedef struct TlbFast {
 } TlbFast;
 
 enum { MMU_MODES = 3, MMU_KSMAP = 0, MMU_USER = 1, MMU_KNOSMAP = 2 };
-enum { VICTIMS = 8 };
+enum { VICTIMS = 8, TLB_WINDOW_MOST = 24 /* in QEMU's CPUTLBDesc: the most entries used of late */ };
 
 /* Access kinds, and rights in a TLB entry, as QEMU numbers them. */
 enum { LOAD = 0, STORE = 1, FETCH = 2 };
@@ -108,6 +112,7 @@ enum Reason {
     R_FAIL,     /* Unicorn itself failed; see `error` */
     R_BREAK,    /* about to execute an instruction with a breakpoint */
     R_WATCH,    /* an instruction touched watched bytes; see `hit` */
+    R_CATCH,    /* about to take an exception, or make a system call, that somebody waits for; see `caught` */
 };
 
 /* Per-page state of guest RAM. */
@@ -116,13 +121,14 @@ typedef struct Page {
     uint8_t cls;
     uint8_t dirty; /* one bit a consumer: 1 digest, 2 checkpoint */
     uint8_t flips; /* how often X became W: a page that thrashes gets careful stores */
-    uint8_t many;  /* bit 0: more than one virtual address holds W; bit 1: holds X */
+    uint8_t marks; /* MANY_W, MANY_X: more than one virtual address holds W, X; STALE: see revert.c */
     uint32_t table_epoch;    /* it is a page table that entries of the TLB came from, if this is the TLB's epoch */
     uint64_t w_addr, x_addr; /* the virtual page that last got W or X; 0 = none */
     uint64_t table_covers;   /* of a table: first address it maps | TABLE_LEAF, TABLE_NARROW; or TABLE_SHARED */
     uint32_t table_stores;
 } Page;
 
+enum { MANY_W = 1, MANY_X = 2, STALE = 4 };
 enum { TABLE_LEAF = 1, TABLE_NARROW = 2, TABLE_SHARED = 4 };
 enum { DIRTY_DIGEST = 1, DIRTY_CHECKPOINT = 2, DIRTY_ALL = 0xff };
 
@@ -137,16 +143,32 @@ typedef struct SoftEntry {
     uint64_t ppage; /* physical page address | rights in the low bits */
 } SoftEntry;
 
+enum { WATCH_READ = 1, WATCH_WRITE = 2, WATCH_BEFORE = 64 };
 typedef struct Watch {
     uint64_t addr, size;
-    uint8_t kinds; /* 1 reads, 2 writes */
-    bool physical; /* else linear */
+    uint8_t kinds;       /* WATCH_READ, WATCH_WRITE */
+    bool physical;       /* else linear */
+    uint8_t seen;        /* what the current hit did to it */
+    uint8_t before_size; /* 0: not known */
+    uint8_t before[WATCH_BEFORE]; /* its bytes before the hit */
 } Watch;
 
+/* Who touches watched bytes: an instruction; a device; the CPU on its way into a handler; the
+ * CPU marking a page as stored to. */
+enum { BY_INSTRUCTION, BY_DEVICE, BY_DELIVERY, BY_WALK };
 typedef struct Hit {
-    uint64_t addr, paddr, size; /* size 0: none */
-    bool write;
+    uint64_t addr, paddr, size; /* of the first access; size 0: none */
+    bool write, told;           /* told: run() has come back for it */
+    uint8_t by;
 } Hit;
+
+enum { CATCHES_ALLOWED = 64 };
+typedef struct Catches {
+    bool any, every_call;  /* any: at least one of the following */
+    int call_count;
+    uint32_t calls[CATCHES_ALLOWED]; /* system calls by EAX */
+    uint64_t vectors[4];             /* exceptions, a bit each */
+} Catches;
 
 struct Engine;
 typedef struct Callbacks {
@@ -155,6 +177,7 @@ typedef struct Callbacks {
     int (*acknowledge)(void *self);                  /* vector, or -1 for none */
     uint64_t (*tsc)(void *self);                     /* only with host_tsc */
     void (*virtual_instruction)(void *self, uint64_t number); /* Denali */
+    int (*fetch_page)(void *self, uint64_t page, uint8_t *into); /* false: it failed */
 } Callbacks;
 
 typedef struct Engine {
@@ -190,6 +213,7 @@ typedef struct Engine {
     SoftEntry soft[SOFT_SETS][SOFT_WAYS];
     uint8_t soft_next[SOFT_SETS];
 
+    uint64_t stale_count; /* pages that are not what they should be until fetched */
     uint64_t *page_hash; /* two words a page */
     uint64_t digest[2];
 
@@ -199,8 +223,17 @@ typedef struct Engine {
     uint64_t *breaks; /* linear addresses */
     Watch *watches;
     int break_count, watch_count;
-    uint64_t no_break_at; /* the tick at which the run began: a breakpoint there was seen already */
+    uint64_t *marks; /* addresses at which blocks may end for a breakpoint: those of `breaks`, and earlier ones */
+    int mark_count;
+    uint64_t no_break_at, no_break_pc; /* a breakpoint that one has stopped at, or began at */
     Hit hit;
+    uint64_t hit_stop; /* run() ends here: where the instruction that hit has retired */
+    Catches catches;
+    uint64_t no_catch_at; /* the tick of what was caught last */
+    bool caught, caught_call;
+    uint32_t caught_number;
+    uint64_t entered_at; /* the tick at which a handler was entered last, but for INT n */
+    bool retired;        /* the tick counts the (virtual) instruction that is being carried out */
 
     bool double_bookkeeping;
 
@@ -282,7 +315,7 @@ enum {
 enum { EFER_SCE = 1, EFER_LME = 1 << 8, EFER_LMA = 1 << 10, EFER_NXE = 1 << 11 };
 enum { CR4_PSE = 1 << 4, CR4_PAE = 1 << 5, CR4_OSFXSR = 1 << 9, CR4_SMEP = 1 << 20, CR4_SMAP = 1 << 21 };
 enum { CR0_PE = 1, CR0_WP = 1 << 16, CR0_PG = 1u << 31 };
-enum { EXC_DB = 1, EXC_UD = 6, EXC_GP = 13, EXC_PF = 14, EXC_HLT = 0x10001 };
+enum { EXC_DB = 1, EXC_UD = 6, EXC_DF = 8, EXC_GP = 13, EXC_PF = 14, EXC_HLT = 0x10001 };
 
 /* How long run() may take when every instruction is slow: some 100 ms.  It comes
  * back early then, which no guest can notice. */
@@ -295,6 +328,7 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
 bool tt_translate(Engine *e, uint64_t addr, uint64_t *paddr);
 void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size);
 void tt_flush_tlb(Engine *e);
+void tt_revoke_stores(Engine *e);
 void tt_drop_tlb(Engine *e);
 void tt_forget_code(Engine *e);
 /* cpu.c */
@@ -317,6 +351,7 @@ uint64_t tt_tick(const Engine *e);
 void tt_set_tick(Engine *e, uint64_t tick);
 void tt_set_horizon(Engine *e, uint64_t horizon);
 void tt_reconsider(Engine *e);
+uint64_t tt_next_stop(const Engine *e);
 void tt_tired(Engine *e);
 /* state.c */
 void tt_set_flags(Engine *e, uint64_t flags);
@@ -324,7 +359,7 @@ uint64_t tt_flags(Engine *e);
 void tt_canonical_flags(Engine *e);
 void tt_update_hflags(Engine *e);
 void tt_copy_state(Engine *e, uint8_t *to);
-void tt_load_state(Engine *e, const uint8_t *from);
+bool tt_load_state(Engine *e, const uint8_t *from);
 /* instructions.c */
 bool tt_hook_instructions(Engine *e);
 /* watch.c */
@@ -332,18 +367,35 @@ bool tt_set_breaks(Engine *e, const uint64_t *addrs, int count);
 bool tt_set_watches(Engine *e, const Watch *watches, int count);
 bool tt_block_has_break(const Engine *e, const Block *tb);
 bool tt_is_break(const Engine *e, uint64_t pc);
+void tt_pass_break(Engine *e);
 bool tt_page_watched(const Engine *e, uint64_t vpage, uint64_t ppage);
 void tt_watch_access(Engine *e, uint64_t addr, uint64_t paddr, int size, int rw, uintptr_t ra);
-void tt_watch_device(Engine *e, uint64_t paddr, uint64_t size);
+void tt_watch_physical(Engine *e, uint64_t paddr, uint64_t size, int by);
+bool tt_watches_physical(Engine *e, uint64_t paddr, uint64_t size);
+void tt_forget_hit(Engine *e);
+void tt_catch(Engine *e, bool is_call, uint32_t number, bool again);
 /* denali.c */
 bool tt_soft_lookup(Engine *e, uint64_t addr, uint64_t *paddr, int *rights);
 bool tt_denali_exception(Engine *e, int vector, uint64_t error, uint64_t addr);
 bool tt_denali_vmcall(Engine *e);
 void tt_denali_upcall(Engine *e, uint64_t mask);
+/* revert.c */
+void tt_revert(Engine *e, const uint8_t *changed, const uint64_t digest[2]);
+void tt_fetch(Engine *e, uint64_t paddr, uint64_t size);
+uint64_t tt_count_changes(const Engine *e);
+void tt_take_changes(Engine *e, uint32_t *pages, uint8_t *contents);
 /* digest.c */
 void tt_digest_update(Engine *e);
+void tt_hash_page(const uint8_t *page, uint64_t number, uint64_t out[2]);
 enum { ARCHITECTURAL_MAX = 2048 };
 int tt_architectural_state(Engine *e, uint8_t *out);
+
+/* Bytes of RAM are about to be looked at. */
+static inline void tt_fresh(Engine *e, uint64_t paddr, uint64_t size)
+{
+    if (unlikely(e->stale_count))
+        tt_fetch(e, paddr, size);
+}
 
 static inline void tt_effort(Engine *e, uint32_t units)
 {

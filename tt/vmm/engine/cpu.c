@@ -10,7 +10,7 @@
 
 /* INT n, INT3, INTO: Unicorn has moved RIP past it, but if its gate refuses, the
  * fault is at the instruction, which has not retired then. */
-static void deliver_int(Engine *e)
+static void deliver_int(Engine *e, int vector)
 {
     uint64_t next = EIP(e);
 
@@ -19,6 +19,8 @@ static void deliver_int(Engine *e)
     LEFT(e)++;
     e->aborted++;
     tt_effort(e, EFFORT_FAULT);
+    if (unlikely(e->catches.any))
+        tt_catch(e, vector == 0x80, vector == 0x80 ? (uint32_t)REG(e, RAX) : (uint32_t)vector, true);
     ENV(e, tt_layout.error_code + 8, uint64_t) = next;
     tt_inside.do_interrupt(e->cpu); /* does not return where it faults */
     LEFT(e)--;
@@ -30,14 +32,18 @@ static void deliver(Engine *e, int vector)
     uint64_t aborted = e->aborted;
 
     if (ENV(e, tt_layout.error_code + 4, int32_t) && CURRENT(e) && !e->denali) {
-        deliver_int(e);
+        deliver_int(e, vector);
         return;
     }
     if (vector == EXC_DB && CURRENT(e) && tt_running_block(e)->icount == 1 && tt_running_block(e)->size > 1)
         CURRENT(e) = 0; /* a single step, complete even if RIP did not move; a breakpoint's block has 1 byte */
     else
         tt_settle(e);
+    if (unlikely(e->hit.size) && e->hit.by == BY_INSTRUCTION && tt_tick(e) < e->hit_stop)
+        tt_forget_hit(e); /* the instruction did not retire */
     e->aborted -= vector == EXC_DB && aborted != e->aborted; /* a breakpoint comes before on_code */
+    if (unlikely(e->catches.any) && !(e->denali && vector == EXC_UD))
+        tt_catch(e, false, vector, vector != EXC_DB && vector != EXC_DF);
     tt_count_entry(e);
     tt_effort(e, EFFORT_FAULT);
     if (!e->denali) {
@@ -50,6 +56,8 @@ static void deliver(Engine *e, int vector)
         tt_reconsider(e);
         return;
     }
+    if (unlikely(e->catches.any) && vector == EXC_UD)
+        tt_catch(e, false, vector, true);
     if (!tt_denali_exception(e, vector, ENV(e, tt_layout.error_code, uint32_t), vector == EXC_PF ? CR(e, 2) : 0)) {
         snprintf(e->error, sizeof e->error, "exception %d at rip %#llx, address %#llx, has no handler to go to", vector,
                  (unsigned long long)EIP(e), vector == EXC_PF ? (unsigned long long)CR(e, 2) : 0ull);
@@ -88,13 +96,22 @@ int tt_run(Engine *e, uint64_t stop)
 
     if (tt_tick(e) >= stop || tt_tick(e) >= e->limit)
         return R_STOP;
+    if (unlikely(e->hit.size)) {
+        if (!e->hit.told && tt_tick(e) >= e->hit_stop) { /* the last run had to end for something else */
+            e->hit.told = true;
+            return R_WATCH;
+        }
+        if (e->hit.told)
+            tt_forget_hit(e);
+    } else {
+        e->hit_stop = ~0ull;
+    }
     tt_current = e;
     e->stop = stop;
     e->reason = R_NONE;
     e->failed = false;
     e->effort = 0;
-    e->hit.size = 0;
-    e->no_break_at = tt_tick(e);
+    e->caught = e->retired = false;
     CURRENT(e) = 0;
     CPU32(e, tt_layout.cpu_cflags_next_tb) = -1;
     tt_reconsider(e);
@@ -112,6 +129,7 @@ int tt_run(Engine *e, uint64_t stop)
             e->reason = R_HALT;
         }
     }
+    e->hit.told = e->reason == R_WATCH;
     tt_canonical_flags(e);
     tt_current = outer;
     return e->reason;

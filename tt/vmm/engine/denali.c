@@ -16,15 +16,19 @@ enum {
 enum { V_RETURN_EVENT = 2, V_RETURN_EXCEPTION, V_TLB_LOAD, V_TLB_FLUSH, V_TLB_ENABLE };
 enum { SOFT_WIRED = 8 };
 
-static uint64_t get(const Engine *e, int reg)
+static uint64_t get(Engine *e, int reg)
 {
     uint64_t v;
+    tt_fresh(e, REGISTERS, PAGE_SIZE);
     memcpy(&v, e->ram + REGISTERS + reg, 8);
     return v;
 }
 
 static void put(Engine *e, int reg, uint64_t v)
 {
+    tt_fresh(e, REGISTERS, PAGE_SIZE);
+    if (unlikely(e->watch_count))
+        tt_watch_physical(e, REGISTERS + reg, 8, e->retired ? BY_INSTRUCTION : BY_DELIVERY);
     memcpy(e->ram + REGISTERS + reg, &v, 8);
     tt_notify_write(e, REGISTERS + reg, 8);
 }
@@ -107,6 +111,7 @@ static uint64_t soft_flush(Engine *e, uint64_t vaddr)
 /* Hand a batch of events to the guest's handler. */
 void tt_denali_upcall(Engine *e, uint64_t mask)
 {
+    e->entered_at = tt_tick(e);
     save_frame(e, VR_EVENT);
     put(e, VR_EVENT_MASK, mask);
     put(e, VR_ENABLED, 0);
@@ -140,6 +145,7 @@ bool tt_denali_vmcall(Engine *e)
     }
     EIP(e) += 3;
     tt_set_tick(e, tt_tick(e) + 1); /* it retires, unlike the invalid instruction that it looks like */
+    e->retired = true;
     switch (number) {
     case V_RETURN_EVENT:
         load_frame(e, VR_EVENT);
@@ -163,5 +169,6 @@ bool tt_denali_vmcall(Engine *e)
     default:
         e->calls.virtual_instruction(e->self, number);
     }
+    e->retired = false;
     return true;
 }

@@ -17,7 +17,7 @@ static inline uint64_t mum(uint64_t a, uint64_t b)
     return (uint64_t)p ^ (uint64_t)(p >> 64);
 }
 
-static void hash_page(const uint8_t *page, uint64_t number, uint64_t out[2])
+void tt_hash_page(const uint8_t *page, uint64_t number, uint64_t out[2])
 {
     uint64_t a = 0x9e3779b97f4a7c15ull ^ number, b = 0xd1b54a32d192ed03ull + number, any = 0;
     for (int i = 0; i < (int)PAGE_SIZE; i += 32) {
@@ -37,15 +37,15 @@ void tt_digest_update(Engine *e)
         uint64_t *old = &e->page_hash[2 * i], new[2];
         if (!(e->pages[i].dirty & DIRTY_DIGEST))
             continue;
-        hash_page(e->ram + i * PAGE_SIZE, i, new);
+        tt_hash_page(e->ram + i * PAGE_SIZE, i, new);
         for (int k = 0; k < 2; k++) {
             e->digest[k] += new[k] - old[k];
             old[k] = new[k];
         }
         e->pages[i].dirty &= ~DIRTY_DIGEST;
     }
-    /* Stores to these pages must be seen again: take all store rights back. */
-    tt_flush_tlb(e);
+    /* Stores to these pages must be seen again. */
+    tt_revoke_stores(e);
 }
 
 /*

@@ -19,6 +19,19 @@ static void flat_segments(Engine *e, uint32_t selector, int cs_size)
 
 /* ---- system calls (AMD APM volume 3, "SYSCALL"; Intel SDM volume 2, "SYSENTER") ---- */
 
+/* Somebody may wait for this call: look, standing before the instruction. */
+static void catch_call(Engine *e)
+{
+    uint64_t tick = tt_tick(e);
+    uint32_t current = CURRENT(e);
+
+    tt_settle(e);
+    tt_catch(e, true, REG(e, RAX), true);
+    e->aborted -= tick != tt_tick(e);
+    tt_set_tick(e, tick);
+    CURRENT(e) = current;
+}
+
 static void on_syscall(uc_engine *uc, void *user)
 {
     Engine *e = user;
@@ -27,6 +40,8 @@ static void on_syscall(uc_engine *uc, void *user)
     uint64_t flags;
     (void)uc;
 
+    if (unlikely(e->catches.any))
+        catch_call(e);
     if (!(EFER(e) & EFER_SCE))
         tt_inside.raise_exception_err_ra(e->env, EXC_UD, 0, 0);
     flags = tt_flags(e);
@@ -51,6 +66,8 @@ static void on_sysenter(uc_engine *uc, void *user)
     uint32_t selector = ENV(e, tt_layout.sysenter_cs, uint32_t);
     (void)uc;
 
+    if (unlikely(e->catches.any))
+        catch_call(e);
     if (!(selector & 0xfffc))
         tt_inside.raise_exception_err_ra(e->env, EXC_GP, 0, 0);
     tt_set_flags(e, tt_flags(e) & ~(uint64_t)(FLAG_VM | FLAG_IF | FLAG_RF));

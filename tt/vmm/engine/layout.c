@@ -194,6 +194,8 @@ static const char *find_functions(void)
     return NULL;
 }
 
+enum { PROBED_RAM = 1 << 20 };
+
 /* ---- offsets ------------------------------------------------------------ */
 
 static int find_u64(const uint8_t *from, int begin, int end, uint64_t value)
@@ -236,7 +238,7 @@ static bool probe_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, 
 {
     (void)size, (void)rw, (void)probe, (void)ra;
     seen_cpu = cpu;
-    tt_inside.tlb_set_page(cpu, addr & PAGE_MASK, addr & PAGE_MASK, RIGHT_R | RIGHT_W | RIGHT_X, mmu_idx, PAGE_SIZE);
+    tt_inside.tlb_set_page(cpu, addr & PAGE_MASK, addr & PAGE_MASK & (PROBED_RAM - 1), RIGHT_R | RIGHT_W | RIGHT_X, mmu_idx, PAGE_SIZE);
     return true;
 }
 
@@ -281,6 +283,12 @@ static void skip_exit_checks(Engine *e)
             return;
         flags[2] = 0;
     }
+}
+
+static TlbEntry *victim_entries(Engine *e, int mode)
+{
+    const Layout *l = &tt_layout;
+    return (TlbEntry *)(e->env + l->tlb_desc + mode * l->tlb_desc_size + l->tlb_victims);
 }
 
 static const char *find_offsets(Engine *e)
@@ -443,7 +451,7 @@ static const char *find_offsets(Engine *e)
     l->tlb_fast = -16 - MMU_MODES * (int)sizeof(TlbFast);
     l->tlb_desc_size = 48 + VICTIMS * 64 + VICTIMS * 16 + 8;
     l->tlb_victims = 48;
-    l->tlb_desc = (l->tlb_fast - MMU_MODES * l->tlb_desc_size) & ~7;
+    l->tlb_desc = (l->tlb_fast - MMU_MODES * l->tlb_desc_size) & ~15; /* the tables are aligned to 16 */
     /* mov al,[0x5123]; hlt: then the entry for 0x5000 must be there, and nowhere else */
     static const uint8_t touch[] = {0x8a, 0x04, 0x25, 0x23, 0x51, 0, 0, 0xf4};
     run_probe(e, touch, sizeof touch);
@@ -456,7 +464,7 @@ static const char *find_offsets(Engine *e)
         TlbEntry *t = &f->table[5 & (n - 1)];
         hits += t->addr_read == 0x5000 && t->paddr == 0x5000 && t->addend + 0x5000 == (uintptr_t)e->ram + 0x5000;
         for (int i = 0; i < VICTIMS; i++) {
-            TlbEntry *victim = (TlbEntry *)(e->env + l->tlb_desc + mode * l->tlb_desc_size + l->tlb_victims) + i;
+            TlbEntry *victim = victim_entries(e, mode) + i;
             if (victim->addr_read != ~0ull || victim->addr_code != ~0ull)
                 return refuse("its victim TLB is laid out in another way");
         }
@@ -465,6 +473,24 @@ static const char *find_offsets(Engine *e)
     }
     if (hits != 1)
         return refuse("its TLB entries are laid out in another way");
+
+    /* mov al,[0x105123] and so on, until the entry for 0x5000 has to leave: it must be the first victim */
+    hits = 0;
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        TlbFast *f = (TlbFast *)(e->env + l->tlb_fast) + mode;
+        uint32_t addr = 0x5123 + (f->mask / sizeof(TlbEntry) + 1) * PAGE_SIZE;
+        uint8_t clash[] = {0x8a, 0x04, 0x25, 0, 0, 0, 0, 0xf4};
+        if (f->table[5 & (f->mask / sizeof(TlbEntry))].addr_read != 0x5000)
+            continue;
+        memcpy(clash + 3, &addr, 4);
+        run_probe(e, clash, sizeof clash);
+        TlbEntry *victim = victim_entries(e, mode);
+        uint64_t *most_used = (uint64_t *)(e->env + l->tlb_desc + mode * l->tlb_desc_size + TLB_WINDOW_MOST);
+        hits += victim->addr_read == 0x5000 && victim->paddr == 0x5000 && victim[1].addr_read == ~0ull
+            && most_used[1] >= 2 && most_used[1] < 16 && most_used[2] == 1; /* then: entries used now, victims so far */
+    }
+    if (hits != 1)
+        return refuse("its victim TLB is laid out in another way");
 
     /* Exceptions: int3-like vectors and error codes where we think they are. */
     uc_hook hook;

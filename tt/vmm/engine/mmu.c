@@ -40,17 +40,19 @@ typedef struct Walk {
     int rights;
     int vector;     /* 0: fine; else the exception */
     int error;
+    uint64_t dirty_at; /* physical address of an entry that needs D for this store; 0: none */
     int tables;     /* how many page tables were used */
     uint64_t table[4], covers[4];
 } Walk;
 
 static void touched(Engine *e, uint64_t paddr, uint64_t size);
 
-static uint64_t read_entry(const Engine *e, uint64_t paddr, int size)
+static uint64_t read_entry(Engine *e, uint64_t paddr, int size)
 {
     uint64_t v = 0;
     if (paddr + size > e->ram_size)
         return ~0ull >> (64 - 8 * size); /* a bus with nobody on it */
+    tt_fresh(e, paddr, size);
     memcpy(&v, e->ram + paddr, size);
     return v;
 }
@@ -60,6 +62,8 @@ static void set_dirty_bit(Engine *e, uint64_t paddr, uint64_t entry, int size)
 {
     if (paddr + size > e->ram_size)
         return;
+    if (unlikely(e->watch_count))
+        tt_watch_physical(e, paddr, size, BY_WALK);
     entry |= PTE_D | PTE_A;
     memcpy(e->ram + paddr, &entry, size);
     touched(e, paddr, size);
@@ -188,6 +192,7 @@ static Walk walk(Engine *e, uint64_t addr, int rw, int mmu_idx, bool commit)
         return w;
     }
     if (!(entry & PTE_D)) {
+        w.dirty_at = rw == STORE ? at : 0;
         if (rw == STORE && commit)
             set_dirty_bit(e, at, entry, width);
         else
@@ -230,7 +235,7 @@ static void drop_rights(Engine *e, uint64_t paddr, bool code)
 {
     Page *p = &e->pages[paddr / PAGE_SIZE];
     uint64_t addr = code ? p->x_addr : p->w_addr;
-    bool many = p->many & (code ? 2 : 1);
+    bool many = p->marks & (code ? MANY_X : MANY_W);
 
     if (!addr)
         return;
@@ -246,14 +251,14 @@ static void drop_rights(Engine *e, uint64_t paddr, bool code)
             drop_entry(&victims_of(e, mode)[i], paddr, code);
     }
     *(code ? &p->x_addr : &p->w_addr) = 0;
-    p->many &= code ? ~2 : ~1;
+    p->marks &= code ? ~MANY_X : ~MANY_W;
 }
 
 static void granted(Page *p, uint64_t vpage, bool code)
 {
     uint64_t *addr = code ? &p->x_addr : &p->w_addr, mark = vpage | 1;
     if (*addr && *addr != mark)
-        p->many |= code ? 2 : 1;
+        p->marks |= code ? MANY_X : MANY_W;
     *addr = mark;
 }
 
@@ -264,14 +269,33 @@ void tt_drop_tlb(Engine *e)
     tt_inside.tlb_flush(e->cpu);
 }
 
-/* Empty the TLB, and forget where rights were granted. */
+/* Have every page's next store come here. */
+void tt_revoke_stores(Engine *e)
+{
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        TlbFast *f = tlb_of(e, mode);
+        for (size_t i = 0; i <= f->mask / sizeof(TlbEntry); i++)
+            f->table[i].addr_write = ~0ull;
+        for (int i = 0; i < VICTIMS; i++)
+            victims_of(e, mode)[i].addr_write = ~0ull;
+    }
+}
+
+/* Empty the TLB, and forget where rights were granted.  QEMU makes a TLB smaller that it
+ * finds little used when it is emptied; that it was emptied by us says nothing of the guest. */
 void tt_flush_tlb(Engine *e)
 {
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        uint64_t half = (tlb_of(e, mode)->mask / sizeof(TlbEntry) + 1) / 2;
+        uint64_t *most_used = (uint64_t *)(e->env + tt_layout.tlb_desc + mode * tt_layout.tlb_desc_size + TLB_WINDOW_MOST);
+        if (*most_used < half)
+            *most_used = half;
+    }
     tt_drop_tlb(e);
     for (uint64_t i = 0; i < e->ram_size / PAGE_SIZE; i++) {
         Page *p = &e->pages[i];
         p->w_addr = p->x_addr = 0;
-        p->many = 0;
+        p->marks &= STALE;
     }
 }
 
@@ -296,8 +320,6 @@ static bool is_table(const Engine *e, const Page *p)
 /* RAM was stored to other than through the TLB: by a device or a person. */
 void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size)
 {
-    if (unlikely(e->watch_count) && tt_current)
-        tt_watch_device(e, paddr, size);
     for (uint64_t page = paddr & PAGE_MASK; page < paddr + size; page += PAGE_SIZE) {
         if (is_table(e, &e->pages[page / PAGE_SIZE])) {
             tt_drop_tlb(e);
@@ -444,6 +466,15 @@ static int grant(Engine *e, uint64_t vpage, uint64_t paddr, int rights, int rw, 
     }
 }
 
+/* If the store will set a D that is watched, the store must be alone in its block. */
+static void watch_dirty_bit(Engine *e, uint64_t addr, int mmu_idx, uintptr_t ra)
+{
+    uint64_t at = walk(e, addr, STORE, mmu_idx, false).dirty_at;
+    Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
+    if (at && tb && tb->icount != 1 && tt_watches_physical(e, at, 8))
+        tt_repeat_alone(e, ra);
+}
+
 /* QEMU's tlb_fill: called on every TLB miss of a load, store or fetch. */
 bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe, uintptr_t ra)
 {
@@ -460,6 +491,8 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
         }
         w.paddr &= PAGE_MASK;
     } else {
+        if (unlikely(e->watch_count) && rw == STORE)
+            watch_dirty_bit(e, addr, mmu_idx, ra);
         w = walk(e, addr, rw, mmu_idx, true);
     }
     if (unlikely(rw == FETCH && !w.vector && w.paddr >= e->ram_size)) {
@@ -472,6 +505,8 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
         if (rw == STORE && w.paddr < e->ram_size && is_table(e, &e->pages[w.paddr / PAGE_SIZE]))
             store_to_table(e, w.paddr | (addr & (PAGE_SIZE - 1)), size, ra);
         remember_tables(e, &w);
+        if (likely(w.paddr < e->ram_size))
+            tt_fresh(e, w.paddr, PAGE_SIZE);
         if (likely(w.paddr < e->ram_size))
             rights = grant(e, vpage, w.paddr, rights, rw, ra);
         else

@@ -95,10 +95,41 @@ void tt_copy_state(Engine *e, uint8_t *to)
     memcpy(to + tt_layout.left + MTRR_SAVED, e->env + tt_layout.mtrr, MTRR_SIZE);
 }
 
-/* Put a copied state back; the holes keep what they hold.  QEMU's breakpoints
- * follow DR7: they are taken out before and put in after. */
-void tt_load_state(Engine *e, const uint8_t *from)
+/* QEMU's float_status: tininess, rounding, exceptions, precision, four flags. */
+static bool sound_float_status(const uint8_t *s)
 {
+    return s[0] <= 1 && s[1] <= 3 && (s[3] == 0 || s[3] == 32 || s[3] == 64 || s[3] == 80)
+        && ((s[4] | s[5] | s[6] | s[7]) & ~1) == 0;
+}
+
+/* Would QEMU, which trusts its own structure, stay inside of it with this state?
+ * It may come from a file that somebody wrote on purpose. */
+static bool sound(const Engine *e, const uint8_t *from)
+{
+    const uint8_t *tags = from + ENV_FPSTT + 8;
+    int32_t op, df;
+    uint32_t top;
+    bool fine = true;
+
+    memcpy(&op, from + ENV_CC_OP, 4);
+    memcpy(&df, from + ENV_DF, 4);
+    memcpy(&top, from + ENV_FPSTT, 4);
+    for (int i = 0; i < 8; i++)
+        fine &= tags[i] <= 1;
+    return fine && op == 1 && (df == 1 || df == -1) && top < 8
+        && !memcmp(from + ENV_HFLAGS2, e->env + ENV_HFLAGS2, 4) && !memcmp(from + ENV_A20, e->env + ENV_A20, 4)
+        && sound_float_status(from + ENV_FP_STATUS) && sound_float_status(from + ENV_MMX_STATUS)
+        && sound_float_status(from + ENV_MMX_STATUS + 8);
+}
+
+/* Put a copied state back; the holes keep what they hold.  QEMU's breakpoints
+ * follow DR7: they are taken out before and put in after.  False if no CPU was
+ * ever in that state: then it was not loaded, or is not to be run. */
+bool tt_load_state(Engine *e, const uint8_t *from)
+{
+    uint32_t hflags, derived, ignored;
+    if (!sound(e, from))
+        return false;
     int size, done = 0;
     uint64_t *dr7 = &ENV(e, tt_layout.dr + 56, uint64_t), wanted;
     tt_inside.update_dr7(e->env, *dr7 & ~0xffull);
@@ -110,4 +141,12 @@ void tt_load_state(Engine *e, const uint8_t *from)
     wanted = *dr7;
     *dr7 &= ~0xffull;
     tt_inside.update_dr7(e->env, wanted);
+    hflags = HFLAGS(e);
+    tt_update_hflags(e);
+    derived = HFLAGS(e);
+    HFLAGS(e) = hflags;
+    /* QEMU adds what comes from EFLAGS when it looks, and in 64-bit code lets SS32 follow
+     * a stack segment that nobody looks at. */
+    ignored = FLAG_TF | FLAG_RF | FLAG_VM | 3 << 12 | (hflags & HF_CS64 ? HF_SS32 : 0);
+    return !((hflags ^ derived) & ~ignored);
 }

@@ -1,5 +1,5 @@
 /*
- * Breakpoints and watchpoints that cost nothing where they are not.
+ * Breakpoints, watchpoints and catches that cost nothing where they are not.
  *
  * A block that holds a breakpoint always calls block_slow(), which cuts it so
  * that the next one begins there.  A page that holds watched bytes gets TLB
@@ -13,18 +13,49 @@
 
 #include "core.h"
 
-/* Replace all breakpoints; `addrs` are linear. */
+static bool is_among(const uint64_t *addrs, int count, uint64_t addr)
+{
+    for (int i = 0; i < count; i++)
+        if (addrs[i] == addr)
+            return true;
+    return false;
+}
+
+/* Replace all breakpoints; `addrs` are linear.  Blocks know from when they were made at which
+ * addresses to look; those stay known, so that setting a breakpoint again costs nothing. */
 bool tt_set_breaks(Engine *e, const uint64_t *addrs, int count)
 {
-    uint64_t *copy = malloc(sizeof *copy * (count + 1));
-    if (!copy)
+    enum { MARKS_KEPT = 512 };
+    int keep = e->mark_count + count <= MARKS_KEPT ? e->mark_count : 0, marks = keep;
+    uint64_t *copy = malloc(sizeof *copy * (count + 1)), *marked = malloc(sizeof *marked * (keep + count + 1));
+    if (!copy || !marked) {
+        free(copy);
+        free(marked);
         return false;
+    }
     memcpy(copy, addrs, sizeof *copy * count);
+    if (keep)
+        memcpy(marked, e->marks, sizeof *marked * keep);
+    for (int i = 0; i < count; i++)
+        if (!is_among(marked, marks, addrs[i]))
+            marked[marks++] = addrs[i];
+    if (marks > keep)
+        tt_inside.tb_flush(e->cpu);
     free(e->breaks);
+    free(e->marks);
     e->breaks = copy;
     e->break_count = count;
-    tt_inside.tb_flush(e->cpu); /* blocks know of breakpoints from when they were made */
+    e->marks = marked;
+    e->mark_count = marks;
+    tt_pass_break(e);
     return true;
+}
+
+/* The instruction that comes next has been seen. */
+void tt_pass_break(Engine *e)
+{
+    e->no_break_at = tt_tick(e);
+    e->no_break_pc = EIP(e) + SEG(e, SEG_CS).base;
 }
 
 /* Replace all watchpoints. */
@@ -37,24 +68,22 @@ bool tt_set_watches(Engine *e, const Watch *watches, int count)
     free(e->watches);
     e->watches = copy;
     e->watch_count = count;
+    tt_forget_hit(e);
     tt_flush_tlb(e);
     return true;
 }
 
 bool tt_block_has_break(const Engine *e, const Block *tb)
 {
-    for (int i = 0; i < e->break_count; i++)
-        if (e->breaks[i] - tb->pc < tb->size)
+    for (int i = 0; i < e->mark_count; i++)
+        if (e->marks[i] - tb->pc < tb->size)
             return true;
     return false;
 }
 
 bool tt_is_break(const Engine *e, uint64_t pc)
 {
-    for (int i = 0; i < e->break_count; i++)
-        if (e->breaks[i] == pc)
-            return true;
-    return false;
+    return is_among(e->breaks, e->break_count, pc);
 }
 
 static bool overlaps(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size)
@@ -73,45 +102,123 @@ bool tt_page_watched(const Engine *e, uint64_t vpage, uint64_t ppage)
     return false;
 }
 
-static void hit(Engine *e, uint64_t addr, uint64_t paddr, uint64_t size, int rw)
+/* Forget what was touched. */
+void tt_forget_hit(Engine *e)
 {
+    e->hit = (Hit){0};
+    e->hit_stop = ~0ull;
+    for (int i = 0; i < e->watch_count; i++)
+        e->watches[i].seen = e->watches[i].before_size = 0;
+    tt_reconsider(e);
+}
+
+/* Keep the watched bytes as they are, if they are few and all mapped. */
+static void keep_before(Engine *e, Watch *w)
+{
+    uint64_t at;
+
+    w->before_size = 0;
+    if (w->size > WATCH_BEFORE)
+        return;
+    for (uint64_t i = 0; i < w->size; i++) {
+        at = w->addr + i;
+        if ((!w->physical && !tt_translate(e, w->addr + i, &at)) || at >= e->ram_size)
+            return;
+        tt_fresh(e, at, 1);
+        w->before[i] = e->ram[at];
+    }
+    w->before_size = w->size;
+}
+
+static void hit(Engine *e, Watch *w, uint64_t addr, uint64_t paddr, uint64_t size, bool write, int by)
+{
+    if (!w->seen)
+        keep_before(e, w);
+    w->seen |= write ? WATCH_WRITE : WATCH_READ;
     if (e->hit.size) /* the first of an instruction counts */
         return;
-    e->hit = (Hit){.addr = addr, .paddr = paddr, .size = size, .write = rw == STORE};
-    e->stop = tt_tick(e);
+    e->hit = (Hit){.addr = addr, .paddr = paddr, .size = size, .write = write, .by = by};
+    /* What happens between two instructions is to be seen after the second. */
+    e->hit_stop = tt_tick(e) + (CURRENT(e) || e->retired ? 0 : 1);
     tt_reconsider(e);
 }
 
 /* An access of the running block to a watched page, about to be allowed. */
 void tt_watch_access(Engine *e, uint64_t addr, uint64_t paddr, int size, int rw, uintptr_t ra)
 {
-    Block *tb;
+    uint64_t in_page = PAGE_SIZE - (paddr & (PAGE_SIZE - 1));
+    Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
 
     if (size < 1)
         size = 1;
+    if (in_page > (uint64_t)size)
+        in_page = size;
     for (int i = 0; i < e->watch_count; i++) {
-        const Watch *w = &e->watches[i];
-        if (!(w->kinds & (rw == STORE ? 2 : 1)) || !overlaps(w->addr, w->size, w->physical ? paddr : addr, size))
+        Watch *w = &e->watches[i];
+        if (!(w->kinds & (rw == STORE ? WATCH_WRITE : WATCH_READ)))
             continue;
-        tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
+        if (!overlaps(w->addr, w->size, w->physical ? paddr : addr, w->physical ? in_page : (uint64_t)size))
+            continue;
         if (tb && tb->icount != 1)
             tt_repeat_alone(e, ra);
-        hit(e, addr, paddr, size, rw);
-        return;
+        hit(e, w, addr, paddr, size, rw == STORE, CURRENT(e) ? BY_INSTRUCTION : BY_DELIVERY);
     }
 }
 
-/* A store that did not come from the CPU: a device. */
-void tt_watch_device(Engine *e, uint64_t paddr, uint64_t size)
+/* Where a watch is in RAM, its first byte that is on the same page as `paddr`'s page. */
+static bool watches(Engine *e, const Watch *w, uint64_t paddr, uint64_t size)
 {
-    for (int i = 0; i < e->watch_count; i++) {
-        const Watch *w = &e->watches[i];
-        uint64_t at = w->addr;
-        if (!(w->kinds & 2) || (!w->physical && !tt_translate(e, w->addr, &at)))
-            continue;
-        if (overlaps(at, w->size, paddr, size)) {
-            hit(e, w->addr, at, w->size, STORE);
-            return;
-        }
+    if (!(w->kinds & WATCH_WRITE))
+        return false;
+    if (w->physical)
+        return overlaps(w->addr, w->size, paddr, size);
+    for (uint64_t done = 0, piece; done < w->size; done += piece) {
+        uint64_t at = w->addr + done;
+        piece = PAGE_SIZE - (at & (PAGE_SIZE - 1));
+        if (piece > w->size - done)
+            piece = w->size - done;
+        if (tt_translate(e, at, &at) && overlaps(at, piece, paddr, size))
+            return true;
     }
+    return false;
+}
+
+/* Would a store that does not come from an instruction hit? */
+bool tt_watches_physical(Engine *e, uint64_t paddr, uint64_t size)
+{
+    for (int i = 0; i < e->watch_count; i++)
+        if (watches(e, &e->watches[i], paddr, size))
+            return true;
+    return false;
+}
+
+/* Such a store is about to be made, by a device or a page walk. */
+void tt_watch_physical(Engine *e, uint64_t paddr, uint64_t size, int by)
+{
+    for (int i = 0; i < e->watch_count; i++)
+        if (watches(e, &e->watches[i], paddr, size))
+            hit(e, &e->watches[i], e->watches[i].addr, paddr, size, true, by);
+}
+
+/* An exception or a system call is about to happen at this tick: stop before it, if it is waited for.
+ * If it will not happen `again` when the instruction at RIP is executed anew, stop right after it. */
+void tt_catch(Engine *e, bool is_call, uint32_t number, bool again)
+{
+    const Catches *c = &e->catches;
+    bool wanted = is_call ? c->every_call : number < 256 && c->vectors[number / 64] >> number % 64 & 1;
+
+    for (int i = 0; is_call && i < c->call_count; i++)
+        wanted |= c->calls[i] == number;
+    if (!wanted || tt_tick(e) == e->no_catch_at)
+        return;
+    e->no_catch_at = tt_tick(e);
+    e->caught = true;
+    e->caught_call = is_call;
+    e->caught_number = number;
+    if (again) {
+        ENV(e, tt_layout.old_exception, int32_t) = -1;
+        tt_leave(e, R_CATCH);
+    }
+    e->hit_stop = tt_tick(e);
+    tt_reconsider(e);
 }

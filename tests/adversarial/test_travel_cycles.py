@@ -1,0 +1,125 @@
+"""Random travel through recordings: every place is the same however it was reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adversary_rig import debian_config, demo_config
+from travel_rig import Reference, Walker, reference
+
+from tt.log import BackgroundWriter, Trace
+from tt.log.checkpoints import CheckpointWriter
+from tt.record import record
+from tt.vmm.config import MachineConfig
+from tt.vmm.live import LiveSource, seeded_entropy
+
+DEMO_CYCLES, DEMO_PARTS = 10_000, 20
+DEBIAN_CYCLES, DEBIAN_PARTS = 500, 4
+DEBIAN_TICKS = 400_000_000
+
+
+@dataclass
+class Ground:
+    """A reference, and the ways to open a timeline on what it is of."""
+
+    reference: Reference
+    openings: list[tuple[Trace, dict[str, Any]]]
+    span: int
+
+
+def recorded(
+    config: MachineConfig,
+    path: Path,
+    *,
+    every: int,
+    ticks_per_page: int,
+    most: int = 1000,
+    **options: Any,
+) -> Path:
+    """Record with a checkpoint about every `every` ticks, the trace thinned to `most` of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tt.record.CHECKPOINT_EVERY_TICKS", every)
+        patch.setattr("tt.record.TICKS_PER_PAGE", ticks_per_page)
+        patch.setattr(BackgroundWriter, "behind", False)  # the same checkpoints each time
+        patch.setitem(CheckpointWriter.__init__.__kwdefaults__, "most", most)
+        record(config, path, entropy=seeded_entropy(1), **options)
+    return path
+
+
+@pytest.fixture(scope="module")
+def demo_ground(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    folder = tmp_path_factory.mktemp("walks")
+    config = demo_config(demo, disk_bytes=8 * 4096)
+    ways: dict[str, dict[str, int]] = {
+        "none": {"every": 1 << 40, "ticks_per_page": 1},
+        "many": {"every": 300_000, "ticks_per_page": 10},
+        "thinned": {"every": 200_000, "ticks_per_page": 10, "most": 7},
+    }
+    with ExitStack() as stack:
+        traces = {}
+        for name, how in ways.items():
+            source = LiveSource(script=[b"typed\n"], prompts=False)
+            path = recorded(config, folder / f"{name}.tt", source=source, **how)
+            traces[name] = stack.enter_context(Trace.open(path))
+        assert not traces["none"].checkpoints
+        assert len(traces["many"].checkpoints) > 30
+        assert 2 < len(traces["thinned"].checkpoints) <= 7
+        assert len({trace.end_tick for trace in traces.values()}) == 1
+        options: list[dict[str, Any]] = [
+            {},
+            {"spacing_ticks": 1_000_000},
+            {"spacing_ticks": 150_000, "memory_budget": 1 << 20},
+            {"spacing_ticks": 400_000, "memory_budget": 1},
+        ]
+        openings = [(trace, how) for trace in traces.values() for how in options]
+        openings.append((traces["many"], {"checkpoints": False}))
+        yield Ground(reference(traces["none"], 3_000, 10_000), openings, 6_000_000)
+
+
+@pytest.fixture(scope="module")
+def debian_ground(debian_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    path = recorded(
+        debian_config(debian_image, mem_bytes=160 << 20),
+        tmp_path_factory.mktemp("walks") / "debian.tt",
+        every=20_000_000,
+        ticks_per_page=1_000,
+        max_ticks=DEBIAN_TICKS,
+    )
+    with Trace.open(path) as trace:
+        assert len(trace.checkpoints) > 8
+        openings: list[tuple[Trace, dict[str, Any]]] = [
+            (trace, {}),
+            (trace, {"spacing_ticks": 5_000_000, "memory_budget": 64 << 20}),
+            (trace, {"memory_budget": 1}),
+        ]
+        yield Ground(reference(trace, 300, 100), openings, 15_000_000)
+
+
+def walk(ground: Ground, seed: int, cycles: int, folder: Path, forks: int = 2) -> Walker:
+    """Walk, and replay once more to all the places that the walk came to."""
+    walker = Walker(ground.reference, ground.openings, seed, folder, span=ground.span, forks=forks)
+    walker.walk(cycles)
+    assert ground.reference.confirm() > cycles // 10
+    return walker
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_demo(demo_ground: Ground, seed: int, tmp_path: Path) -> None:
+    walk(demo_ground, seed, 100, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(DEMO_PARTS))
+def test_demo_10000(demo_ground: Ground, part: int, tmp_path: Path) -> None:
+    walk(demo_ground, 1_000 + part, DEMO_CYCLES // DEMO_PARTS, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(DEBIAN_PARTS))
+def test_debian_500(debian_ground: Ground, part: int, tmp_path: Path) -> None:
+    walk(debian_ground, 2_000 + part, DEBIAN_CYCLES // DEBIAN_PARTS, tmp_path, forks=1)

@@ -1,0 +1,17 @@
+"""Names of addresses and backtraces: ELF files, System.map, a Linux guest's kallsyms, ORC, DWARF."""
+
+from tt.symbols.guest import for_timeline, of_machine
+from tt.symbols.table import Source, Symbol, SymbolTable
+from tt.symbols.unwind import Frame, Stack, unwind, walk
+
+__all__ = [
+    "Frame",
+    "Source",
+    "Stack",
+    "Symbol",
+    "SymbolTable",
+    "for_timeline",
+    "of_machine",
+    "unwind",
+    "walk",
+]

@@ -1,0 +1,420 @@
+"""Bisecting a recording: the tick from which something is so.
+
+A predicate says of a state whether it is bad (True), good (False), or that it cannot
+say (None: a skip).  Between a place where it is good and one where it is bad lies
+a tick at which it changes; a binary search over the timeline's checkpoints, and then
+over the ticks between two of them, finds one.  It is the only one where the predicate
+changes once (is monotonic), which nobody can know without looking everywhere: so a few
+more places are looked at, and what contradicts is told.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tt.errors import TTError, UsageError
+from tt.events import Event
+from tt.position import format_tick
+from tt.travel.expressions import Condition
+from tt.travel.interrupts import deferred
+from tt.travel.search import arrive_at, proceed
+from tt.travel.stops import Stops, Watchpoint
+
+if TYPE_CHECKING:
+    from tt.travel.expressions import Place
+    from tt.travel.timeline import Timeline
+
+Predicate = Callable[["Timeline"], bool | None]
+
+CHECKS = 16
+_SAYS = {False: "it is good", True: "it is bad"}
+_LONGEST_INSTRUCTION = 15  # bytes
+_INNER_SKIPS = 16  # probes between two skipped ones, before what lies between counts as skipped
+
+
+class BisectError(TTError):
+    """There is nothing to find: an end is not what it was said to be (exit code 1)."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A look at one tick: `bad`, or None for a skip; roughly how many looks are `left`."""
+
+    tick: int
+    bad: bool | None
+    left: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a bisection found.
+
+    The predicate changes at `tick`, the first of its new state: to bad where `becomes_bad`,
+    else to good (`good` lay after `bad`).  Where skips are in the way `tick` is None, and
+    the change lies somewhere from `earliest` to `latest`.  `contradictions` are looks
+    that a predicate which changes only once would have answered otherwise.
+    """
+
+    good: int
+    bad: int
+    becomes_bad: bool
+    earliest: int
+    latest: int
+    probes: tuple[Probe, ...]
+    contradictions: tuple[Probe, ...] = ()
+
+    @property
+    def tick(self) -> int | None:
+        """The first tick of the new state, or None."""
+        return self.latest if self.earliest == self.latest else None
+
+    @property
+    def monotonic(self) -> bool:
+        """Whether nothing that was looked at says otherwise."""
+        return not self.contradictions
+
+
+@dataclass(frozen=True)
+class Change:
+    """The predicate is `bad`, or good, from tick `latest` on; skips may hide that it is since `earliest`."""
+
+    bad: bool
+    earliest: int
+    latest: int
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What happened on the way to a tick: in the step from `tick` - 1 to `tick`.
+
+    The instruction at linear address `addr` came next: `code` is what lies there, of `bits`
+    size.  `events` were recorded at tick - 1, as (number, event): devices did them, and an interrupt
+    among them puts the first instruction of its handler in the place of this one.
+    """
+
+    tick: int
+    addr: int
+    code: bytes
+    bits: int
+    events: tuple[tuple[int, Event], ...]
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """All changes from `first` to `last` that were found.
+
+    `starts_bad` is the state at the first tick that could say.  With `every` None they are all
+    that a store to the memory in question made; else those that a look each `every` ticks shows,
+    which are not those that undo each other between two looks.
+    """
+
+    first: int
+    last: int
+    every: int | None
+    starts_bad: bool
+    changes: tuple[Change, ...]
+    looks: int
+    skipped: int
+
+
+def bisect(
+    timeline: Timeline,
+    good: int,
+    bad: int,
+    predicate: Predicate,
+    *,
+    checks: int = CHECKS,
+    says: Mapping[bool, str] = _SAYS,
+    on_probe: Callable[[Probe], None] | None = None,
+) -> Verdict:
+    """Find the first tick at which `predicate` is bad, or, with `bad` before `good`, no longer bad.
+
+    `checks` more places are looked at afterwards.  `says` is how errors put a good and a bad
+    answer.  Stands at the tick that was found (at `latest`, if skips are in the way).  Raises
+    `UsageError` where the ends are the same or not in the recording, `BisectError` where an end
+    is not what it should be, and what the predicate raises; then the cursor is where it was.
+    """
+    if good == bad:
+        raise UsageError(f"good and bad are the same tick, {format_tick(good)}: there is nothing in between")
+    with _returning(timeline):
+        looks = _Looks(timeline, predicate, on_probe)
+        low, high = sorted((good, bad))
+        _check_ends(looks, good, bad, checks, says)
+        before, after = _narrow(looks, low, high)
+        contradictions = tuple(_contradictions(looks, (low, before), (after, high), bad > good, checks))
+        timeline.seek(after)
+    return Verdict(good, bad, bad > good, before + 1, after, tuple(looks.log), contradictions)
+
+
+def all_transitions(
+    timeline: Timeline,
+    first: int,
+    last: int,
+    predicate: Predicate,
+    *,
+    every: int,
+    on_probe: Callable[[Probe], None] | None = None,
+) -> Transitions:
+    """Find every change of `predicate` from tick `first` to `last` that a look each `every` ticks shows.
+
+    The ticks are exact.  The cursor stays where it is.  Raises `UsageError` for ticks that
+    make no sense, `BisectError` where every look was skipped, and what the predicate raises.
+    """
+    if every < 1 or first > last:
+        raise UsageError("give a first tick, a later last one, and a step of at least 1 tick")
+    with _returning(timeline, always=True):
+        looks = _Looks(timeline, predicate, on_probe)
+        places = [*range(first, last, every), last]
+        answers = []
+        for at, tick in enumerate(places):
+            if (answer := looks.ask(tick, len(places) - at - 1)) is not None:
+                answers.append((tick, answer))
+        if not answers:
+            raise BisectError("every look was skipped: nothing is known")
+        changes = []
+        for (low, was), (high, now) in zip(answers, answers[1:], strict=False):
+            if was != now:
+                before, after = _narrow(looks, low, high)
+                changes.append(Change(now, before + 1, after))
+    skipped = sum(probe.bad is None for probe in looks.log)
+    return Transitions(first, last, every, answers[0][1], tuple(changes), len(looks.log), skipped)
+
+
+def cause(timeline: Timeline, tick: int) -> Cause:
+    """Tell what led from `tick` - 1 (`tick` is at least 1) to `tick`; stands at `tick` after it."""
+    timeline.seek(tick - 1)
+    engine = timeline.machine.engine
+    addr = timeline.registers()["rip"]
+    if engine.bits != 64:
+        addr = (addr + engine.segment("cs")[1]) & 0xFFFFFFFF
+    code = b""
+    for size in range(_LONGEST_INSTRUCTION, 0, -1):  # it may end where memory does
+        try:
+            code = timeline.read(addr, size)
+            break
+        except (IndexError, OverflowError):
+            continue
+    bits = engine.bits
+    events = tuple(timeline.trace.numbered_events(tick - 1, tick - 1))
+    timeline.seek(tick)
+    return Cause(tick, addr, code, bits, events)
+
+
+def watched_transitions(
+    timeline: Timeline,
+    first: int,
+    last: int,
+    predicate: Predicate,
+    places: Sequence[Place],
+) -> Transitions:
+    """Find every change of `predicate` from tick `first` to `last`, looking after each store to `places`.
+
+    For predicates that depend on that memory alone.  The cursor stays where it is.  Raises
+    `UsageError` for ticks that make no sense, and what the predicate raises.
+    """
+    if first > last:
+        raise UsageError("give a first tick, and a later last one")
+    with _returning(timeline, always=True):
+        looks = _Looks(timeline, predicate, None)
+        starts_bad = state = bool(looks.ask(first, 0))
+        known, changes = first, []
+        for tick in [*_stored(timeline, predicate, places, last, state), last]:
+            now = bool(looks.ask(tick, 0))
+            if now != state:
+                # Something else than a store may have changed it before: another address space.
+                before = tick - 1 if looks.ask(tick - 1, 0) is state else None
+                low, high = (before, tick) if before is not None else _narrow(looks, known, tick)
+                changes.append(Change(now, low + 1, high))
+            known, state = tick, now
+    return Transitions(first, last, None, starts_bad, tuple(changes), len(looks.log), 0)
+
+
+# ---- how
+
+
+def _stored(
+    timeline: Timeline, predicate: Predicate, places: Sequence[Place], last: int, state: bool
+) -> list[int]:
+    """Return the ticks after here and before `last` where a store to `places` changed the predicate."""
+    ticks: list[int] = []
+
+    def changed(here: Timeline) -> bool:
+        nonlocal state
+        was, state = state, bool(predicate(here))
+        return was != state
+
+    points = [
+        Watchpoint(place.addr, place.size, physical=place.physical, condition=changed)
+        for place in dict.fromkeys(places)
+    ]
+    theirs, timeline.stops = timeline.stops, Stops()
+    try:
+        while timeline.tick < last:
+            arrival = proceed(timeline, points, until=last)
+            if arrival.tick < last:
+                ticks.append(arrival.tick)
+    finally:
+        timeline.stops = theirs
+    return ticks
+
+
+class _Looks:
+    """What the predicate said, tick by tick; no tick is asked twice."""
+
+    def __init__(
+        self, timeline: Timeline, predicate: Predicate, on_probe: Callable[[Probe], None] | None
+    ) -> None:
+        self.timeline = timeline
+        self.log: list[Probe] = []
+        self._predicate = _exactly(predicate)
+        self._on_probe = on_probe
+        self._answers: dict[int, bool | None] = {}
+
+    def ask(self, tick: int, left: int) -> bool | None:
+        if tick not in self._answers:
+            self.timeline.seek(tick)
+            if self.timeline.progress is not None:
+                self.timeline.progress(tick)  # which may interrupt, though the way was short
+            answer = self._predicate(self.timeline)
+            self._answers[tick] = answer if answer is None else bool(answer)
+            self.log.append(Probe(tick, self._answers[tick], left))
+            if self._on_probe is not None:
+                self._on_probe(self.log[-1])
+        return self._answers[tick]
+
+
+def _exactly(predicate: Predicate) -> Predicate:
+    """Have a condition look to the byte at what was printed: here it may move the timeline."""
+    if not isinstance(predicate, Condition):
+        return predicate
+    condition = predicate
+    return lambda timeline: condition.holds(timeline, exact=True)
+
+
+@contextmanager
+def _returning(timeline: Timeline, always: bool = False) -> Iterator[None]:
+    """Go back to where one stood when something is raised, Ctrl-C too; or `always`."""
+    here = timeline.tick
+    with deferred(timeline):
+        try:
+            yield
+        except BaseException:
+            _go_back(timeline, here)
+            raise
+        if always:
+            _go_back(timeline, here)
+
+
+def _go_back(timeline: Timeline, tick: int) -> None:
+    # Whoever watches the progress may interrupt again; this way has to be walked to its end.
+    watching, timeline.progress = timeline.progress, None
+    try:
+        arrive_at(timeline, tick)
+    finally:
+        timeline.progress = watching
+
+
+def _check_ends(looks: _Looks, good: int, bad: int, checks: int, says: Mapping[bool, str]) -> None:
+    """See that both ends are what they were said to be; raises `BisectError`."""
+    left = _left(abs(bad - good))
+    answers = {tick: looks.ask(tick, left) for tick in sorted((good, bad))}
+    for name, tick in (("good", good), ("bad", bad)):
+        if answers[tick] is None:
+            raise BisectError(f"tick {format_tick(tick)}, given as {name}, was skipped: give another one")
+    if answers[good] and not answers[bad]:
+        raise BisectError(
+            f"good and bad are the wrong way round: at tick {format_tick(good)} {says[True]}, "
+            f"at tick {format_tick(bad)} {says[False]}"
+        )
+    for name, tick, wrong in (("good", good, True), ("bad", bad, False)):
+        if answers[tick] is wrong:
+            raise BisectError(
+                f"at tick {format_tick(tick)}, given as {name}, {says[wrong]}: "
+                f"{_elsewhere(looks, name, tuple(sorted((good, bad))), not wrong, checks)}"
+            )
+
+
+def _elsewhere(looks: _Looks, name: str, ends: tuple[int, ...], wanted: bool, checks: int) -> str:
+    """Return, in words, a tick between the ends that would do for the one that is wrong."""
+    places = _spread(looks.timeline, ends[0], ends[1], checks)
+    for tick in places:
+        if looks.ask(tick, 0) is wanted:
+            return f"tick {format_tick(tick)} would do, try --{name} {tick}"
+    seen = f"nor would any of the {len(places)} places in between that were looked at do, " if places else ""
+    return f"{seen}give another --{name}, or look everywhere with --all"
+
+
+def _narrow(looks: _Looks, low: int, high: int) -> tuple[int, int]:
+    """Return the last tick known to be as `low` is, and the first known to be as `high` is.
+
+    They are neighbours, unless only skips lie between.
+    """
+    first = looks.ask(low, 0)
+    skips: list[int] = []
+    inner = 0
+    while high - low > 1:
+        stops = [low, *skips, high]
+        # Skips come in stretches: look for their ends, and only then a little inside.
+        gaps = [(stops[1] - low, low), (high - stops[-2], stops[-2])]
+        gap, begin = max(gaps)
+        if gap < 2:
+            gap, begin = max((b - a, a) for a, b in zip(stops, stops[1:], strict=False))
+            inner += 1
+            if gap < 2 or inner > _INNER_SKIPS:
+                break
+        middle = begin + gap // 2 if skips else _cheap_middle(looks.timeline, low, high)
+        answer = looks.ask(middle, _left(high - low) - 1)
+        if answer is None:
+            skips.insert(bisect_left(skips, middle), middle)
+        elif answer == first:
+            low = middle
+            skips = skips[bisect_left(skips, low) :]
+        else:
+            high = middle
+            skips = skips[: bisect_left(skips, high)]
+    return low, high
+
+
+def _cheap_middle(timeline: Timeline, low: int, high: int) -> int:
+    """Return the middle checkpoint between two ticks, or the middle tick where there is none."""
+    ticks = timeline.checkpoint_ticks
+    begin, end = bisect_right(ticks, low), bisect_left(ticks, high)
+    return ticks[(begin + end) // 2] if begin < end else (low + high) // 2
+
+
+def _left(span: int) -> int:
+    """Return how many looks it takes to find one tick among `span`."""
+    return max(span - 1, 0).bit_length()
+
+
+def _contradictions(
+    looks: _Looks, early: tuple[int, int], late: tuple[int, int], becomes_bad: bool, checks: int
+) -> Iterator[Probe]:
+    """Look around in what should be the same all over; yield what is not."""
+    places = [(tick, not becomes_bad) for tick in _spread(looks.timeline, *early, checks // 2)]
+    places += [(tick, becomes_bad) for tick in _spread(looks.timeline, *late, checks - checks // 2)]
+    for at, (tick, expected) in enumerate(places):
+        answer = looks.ask(tick, len(places) - at - 1)
+        if answer is not None and answer != expected:
+            yield Probe(tick, answer)
+
+
+def _spread(timeline: Timeline, low: int, high: int, count: int) -> list[int]:
+    """Return at most `count` ticks between `low` and `high`, checkpoints where there are some close by."""
+    ticks = timeline.checkpoint_ticks
+    spacing = (high - low) // (count + 1)
+    places = set()
+    for number in range(1, count + 1):
+        tick = low + (high - low) * number // (count + 1)
+        nearest = bisect_right(ticks, tick) - 1
+        if nearest >= 0 and tick - ticks[nearest] < spacing:
+            tick = ticks[nearest]
+        if low < tick < high:
+            places.add(tick)
+    return sorted(places)

@@ -1,0 +1,45 @@
+"""Adding checkpoints to a trace that was recorded without them, or with others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tt.errors import UsageError
+from tt.log import Trace
+from tt.log.index import CheckpointIndex
+from tt.record import CHECKPOINT_EVERY_TICKS, CHECKPOINT_RAM
+from tt.replay import Replay
+
+
+def add_checkpoints(
+    path: Path,
+    bases: dict[int, Path] | None = None,
+    every_ticks: int = CHECKPOINT_EVERY_TICKS,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Replay the trace at `path`, keeping a checkpoint in it each `every_ticks`; return how many.
+
+    They take the place of those that it has.  The replay is compared with the
+    record all the way.  Raises `UsageError` for a trace that is not sealed,
+    `Divergence` and `BadInput` as replaying does; the trace is as it was then.
+    """
+    if every_ticks <= 0:
+        raise UsageError(f"a checkpoint each {every_ticks} ticks cannot be: give a positive number")
+    with Trace.open(path) as trace:
+        if not trace.sealed:
+            raise UsageError(f"{path} was cut off, or is being recorded: index a finished one")
+        replay = Replay(trace, bases)
+        engine = replay.machine.engine
+        most_bytes = CHECKPOINT_RAM * engine.size
+        with CheckpointIndex(path, most_bytes) as index:
+            engine.take_changes()  # power-on is not stored
+            for tick in range(every_ticks, trace.end_tick, every_ticks):
+                replay.run_to(tick)
+                pages, contents = engine.take_changes()
+                index.add(tick, replay.machine.save(), engine.ram_digest(), pages, contents)
+                if progress is not None:
+                    progress(tick, trace.end_tick)
+            replay.finish()
+            trace.close()
+            return index.install()
