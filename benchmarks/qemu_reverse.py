@@ -5,8 +5,9 @@ A recording is replayed with QEMU's gdb stub open and stopped at the start.
 gdb's `reverse-stepi` and `reverse-continue` send.  QEMU goes back by loading a
 snapshot and replaying from there.  There is one at the start: made by itself when
 gdb attaches, or, with `rrsnapshot=`, while recording.  QEMU 7.2 hangs now and
-then on the way, so every answer is waited for only so long; after that a fresh
-QEMU takes over, and the hang is counted.
+then on the way, mostly when the next packet comes at once, so it is given time to
+settle; every answer is waited for only so long, and after that a fresh QEMU takes
+over, and the hang is counted.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 STEPS = 5  # reverse-stepi at each place
 _ANSWER_S = 60.0
+_SETTLE_S = 0.2  # before a packet that moves it: about what gdb takes to look around
 _PLACES = ((1, 1000), (1, 4), (1, 2), (9, 10))  # of the boot
 _RSP = slice(7 * 8, 8 * 8)  # in the answer to `g`: rax rbx rcx rdx rsi rdi rbp rsp ...
 
@@ -96,6 +98,11 @@ class Qemu:
         """Go to an instruction and wait until it is reached."""
         self.ask_monitor("replay-seek", icount=icount)
         self.answer()
+
+    def settle(self) -> None:
+        """Look around as gdb does where it stops, and leave QEMU some time."""
+        self.ask(b"g")
+        time.sleep(_SETTLE_S)
 
     def rsp(self) -> int:
         """Return the stack pointer."""
@@ -221,9 +228,11 @@ def _drive(replaying: list[str], folder: Path, ticks: int, deadline: float) -> d
                 place["seek_s"].append(_timed(qemu.seek, icount))
                 doing = "reverse-stepi"
                 while len(place["step_s"]) < STEPS and time.monotonic() < deadline:
+                    qemu.settle()
                     place["step_s"].append(_timed(qemu.ask, b"bs"))
                 doing = "reverse-continue"
                 if time.monotonic() < deadline:
+                    qemu.settle()
                     qemu.ask(b"Z2,%x,8" % (qemu.rsp() - 8))
                     place["watch_s"].append(_timed(qemu.ask, b"bc"))
                 break

@@ -321,6 +321,8 @@ class Walker:
 
     def fork_unchanged(self) -> None:
         """Let a fork go its parent's way."""
+        if self._has_ended():
+            return
         before = self.timeline.tick
         fork = self.timeline.fork(self._folder / "same.tt", keep_inputs=True)
         try:
@@ -338,6 +340,8 @@ class Walker:
 
     def fork_changed(self) -> None:
         """Let a fork go another way, and travel in its recording."""
+        if self._has_ended():
+            return
         before, path = self.timeline.tick, self._folder / "other.tt"
         fork = self.timeline.fork(path, keep_inputs=self._chance.random() < 0.5)
         try:
@@ -376,6 +380,12 @@ class Walker:
     def _note(self, what: str) -> None:
         self._story.append(what)
 
+    def _has_ended(self) -> bool:
+        """Whether the machine has ended here, for then there is nothing to fork."""
+        ended = self.timeline.machine.ended is not None
+        assert ended == (self.timeline.tick == self._end and bool(self.reference.trace.summary["ended"]))
+        return ended
+
     def _within(self, tick: int) -> int:
         return min(max(tick, 0), self._end)
 
@@ -401,12 +411,15 @@ class Walker:
         for point in timeline.stops:
             self._note(f"{point.name}: {point.describe()}, ignore {point.ignore}, if {point.condition_text}")
         far = self._chance.random() < 0.2 and self._end <= 4 * self.span
+        span = self.span
+        if any(point.condition for point in timeline.stops):
+            far, span = False, 100_000  # it may be asked at every turn of a loop
         self._note("proceed" if forward else "reverse_proceed")
         if forward:
-            until = None if far else min(here + self.span, self._end)
+            until = None if far else min(here + span, self._end)
             arrival = search.proceed(timeline, until=until)
         else:
-            arrival = search.reverse_proceed(timeline, until=0 if far else max(here - self.span, 0))
+            arrival = search.reverse_proceed(timeline, until=0 if far else max(here - span, 0))
         self._note(f"... {arrival.reason} at {arrival.tick:,} {arrival.detail}")
         assert arrival.tick == timeline.tick
         if isinstance(arrival.point, Breakpoint) and "entered from here" not in arrival.detail:

@@ -10,8 +10,9 @@ from tt.travel import Timeline
 from tt.travel.code import here, memory_address
 from tt.travel.stops import Arrival
 
-_PUSHES = {x86_const.X86_INS_PUSH, x86_const.X86_INS_CALL}
-_POPS = {x86_const.X86_INS_POP, x86_const.X86_INS_RET}
+_NO_ACCESS = ("lea ", "nop", "prefetch", "invlpg", "clflush")
+_PUSHES = {x86_const.X86_INS_PUSH, x86_const.X86_INS_CALL, x86_const.X86_INS_PUSHFQ}
+_POPS = {x86_const.X86_INS_POP, x86_const.X86_INS_RET, x86_const.X86_INS_POPFQ}
 
 
 @dataclass
@@ -50,7 +51,8 @@ def follow(timeline: Timeline, first: int, last: int, digest_every: int = 1000) 
         code = here(timeline)
         accesses = found.accesses.setdefault(tick + 1, [])
         found.texts[tick + 1] = code.text if code is not None else "?"
-        if code is not None and code.text.split()[0] not in ("lea", "nop", "prefetchw", "prefetcht0"):
+        done = code is not None and code.is_repeated and registers["rcx"] == 0  # a step that only moves on
+        if code is not None and not done and not code.text.startswith(_NO_ACCESS):
             for operand in code.raw.operands:
                 if operand.type == x86_const.X86_OP_MEM:
                     addr = memory_address(code, operand, registers)
@@ -60,6 +62,10 @@ def follow(timeline: Timeline, first: int, last: int, digest_every: int = 1000) 
                 accesses.append((registers["rsp"] - 8, 8, "w"))
             if code.raw.id in _POPS:
                 accesses.append((registers["rsp"], 8, "r"))
+            if code.raw.id == x86_const.X86_INS_LEAVE:
+                accesses.append((registers["rbp"], 8, "r"))
+            if code.raw.id == x86_const.X86_INS_IRETQ:
+                accesses.append((registers["rsp"], 40, "r"))
         timeline.step()
     return found
 

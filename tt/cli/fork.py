@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     from tt.travel.fork import Fork
 
     ticks = None if args.ticks is None else _number(args.ticks.replace(",", "").replace("_", ""), "--ticks")
+    if ticks is not None and ticks < 1:
+        raise UsageError(f"--ticks {args.ticks}: give 1 or more")
     script = [line.encode() + b"\n" for line in args.line]
     with Trace.open(args.trace) as trace, Progress("running") as progress:
         timeline = Timeline(trace, parse_bases(args.base))
@@ -92,6 +94,9 @@ def run(args: argparse.Namespace) -> int:
             reason = fork.run(ticks, until_prompt=ticks is None, timeout_s=args.timeout).reason
         except KeyboardInterrupt:
             interrupted, reason = True, "interrupted"
+        except BaseException:
+            fork.close()  # what was recorded stays
+            raise
         path = fork.close()
     why = {
         "tick": "as asked",

@@ -44,7 +44,10 @@ class BackgroundWriter:
         self._digests: list[tuple[int, bytes]] = []
         self._error: BaseException | None = None
         self._jobs: queue.Queue[Callable[[TraceWriter], object] | None] = queue.Queue(_WAITING_COMMITS)
-        self._thread: threading.Thread | None = threading.Thread(target=self._work, name="trace writer")
+        # A daemon: a writer that nobody closed leaves the trace at its last commit, and lets the process end.
+        self._thread: threading.Thread | None = threading.Thread(
+            target=self._work, name="trace writer", daemon=True
+        )
         self._thread.start()
 
     def add(self, event: Event) -> None:

@@ -23,20 +23,26 @@ _NAME = re.compile(r"[\w][\w.+-]{0,60}")
 
 @command(
     "fork",
-    usage="[NAME]", theme="branches", most=1,
-    examples=(("fork", "a live branch from here"), ("fork what-if", "one with a name")),
+    usage="[NAME] [keep-inputs]", theme="branches", most=2,
+    examples=(("fork", "a live branch from here"), ("fork what-if", "one with a name"),
+              ("fork what-if keep-inputs", "what was typed later in the recording is typed there too")),
 )  # fmt: skip
 def fork(session: Session, arguments: Arguments) -> Answer:
     """Make a live branch that leaves the recording here.
 
-    In it `set` changes registers and memory, `type` types, `continue` and `step` run on, and all of that is
-    recorded as a trace of its own, beside this one.  `close` seals it; then you can travel in it.
+    In it `set` changes registers and memory, `disk write` a disk, `type` types, `continue` and `step` run on,
+    and all of that is recorded as a trace of its own, beside this one.  `close` seals it; then you can travel
+    in it.
     """
     from tt.travel.fork import Fork
 
     if session.live is not None:
         raise UsageError("this is a live branch already: `close` it first")
     words = arguments.words
+    keep = bool(words) and words[-1] == "keep-inputs"
+    words = words[:-1] if keep else words
+    if len(words) > 1:
+        raise UsageError(f"{shorten(words[1])}: it is fork [NAME] [keep-inputs]")
     parent = session.trace.path
     path, name = None, ""
     if words:
@@ -44,11 +50,10 @@ def fork(session: Session, arguments: Arguments) -> Answer:
         if not _NAME.fullmatch(name):
             raise UsageError(f"{shorten(name)} is no name: give letters, digits and -")
         path = parent.with_name(f"{parent.stem}-{name}.tt")
-    made = Fork(session.timeline, path, name, progress=session.heed)
+    made = Fork(session.timeline, path, name, keep_inputs=keep, progress=session.heed)
     session.live = Live(made, session.trace)
-    told = [
-        f"a live branch, recorded as {printable(str(made.path))}; `set`, `type`, `continue`, then `close`"
-    ]
+    shown = printable(str(made.path))
+    told = [f"a live branch, recorded as {shown}; `set`, `type`, `continue`, then `close`"]
     return session.arrive(told, {"path": str(made.path), "name": made.name, "fork_tick": made.fork_tick})
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _MOST = 300
 _NAME = re.compile(r"\$?[A-Za-z_][\w.]*$|\$$")
-_DISK_WORDS = ("ls", "cat", "stat", "hex")
+_DISK_WORDS = ("ls", "cat", "stat", "hex", "write")
 
 
 def complete(session: Session, text: str) -> tuple[int, list[str]]:

@@ -64,13 +64,14 @@ class DiskStream(io.RawIOBase):
 
 @command(
     "disk",
-    usage="[ls|cat|stat|hex] [PATH]", theme="looking", most=None, completes=("disk", "file"),
+    usage="[ls|cat|stat|hex|write] [PATH]", theme="looking", most=None, completes=("disk", "file"),
     examples=(
         ("disk", "the disks, their partitions and file systems"),
         ("disk ls /etc", "a folder; `disk ls vda2:/boot` of another partition"),
         ("disk cat /etc/hostname", "a file"),
         ("disk stat /etc/passwd", "its size, mode and time"),
         ("disk hex 2048", "a sector's bytes; `disk hex vdb:2048` of another disk"),
+        ("disk write 2048 'hello'", "in a live branch: at the beginning of a sector, a text or bytes in hex"),
     ),
 )  # fmt: skip
 def disk(session: Session, arguments: Arguments) -> Answer:
@@ -83,6 +84,8 @@ def disk(session: Session, arguments: Arguments) -> Answer:
     if not words:
         return _summary(session)
     what, rest = words[0], words[1:]
+    if what == "write":
+        return _write(session, arguments)
     if len(rest) > 1:
         raise UsageError(f"disk {what}: give one path, in quotes if it holds blanks")
     target = rest[0] if rest else ""
@@ -98,7 +101,7 @@ def disk(session: Session, arguments: Arguments) -> Answer:
         return _stat(session, target)
     if what == "hex":
         return _sector(session, target)
-    raise UsageError(f"disk {shorten(what, False)}: there are ls, cat, stat and hex")
+    raise UsageError(f"disk {shorten(what, False)}: there are ls, cat, stat, hex and write")
 
 
 def complete_path(session: Session, typed: str) -> list[str]:
@@ -252,9 +255,42 @@ def _stat(session: Session, target: str) -> Answer:
     return Answer(facts, [printable(line)])
 
 
+def _write(session: Session, arguments: Arguments) -> Answer:
+    """Put bytes at the beginning of a sector of a live branch, under the guest's feet."""
+    from tt.shell.memory import pattern
+
+    if session.live is None:
+        raise UsageError(
+            "what is recorded cannot be changed: `fork` makes a live branch here, and there it can"
+        )
+    parts = arguments.text.split(None, 2)
+    if len(parts) < 3:
+        raise UsageError("disk write: where and what?  `disk write 2048 'hello'`")
+    number, lba = _where(session, parts[1])
+    data = pattern(parts[2])
+    disk = session.machine.disks[number]
+    sectors = -(-len(data) // SECTOR)
+    if lba + sectors > disk.sectors:
+        raise UsageError(f"{len(data)} bytes at sector {lba}: that is past the end of the disk")
+    old = disk.read(lba, sectors)
+    session.live.fork.write_disk(number, lba, data + old[len(data) :])
+    return Answer(
+        {"disk": number, "lba": lba, "size": len(data)},
+        [f"{len(data)} bytes written to disk {number} at {lba}"],
+    )
+
+
 def _sector(session: Session, target: str) -> Answer:
     from tt.inspect import hex_row
 
+    number, lba = _where(session, target)
+    data = session.machine.disks[number].read(lba, 1)
+    lines = [hex_row(lba * SECTOR + at, data[at : at + 16]) for at in range(0, SECTOR, 16)]
+    return Answer({"disk": number, "lba": lba, "bytes": data.hex()}, lines, look="memory")
+
+
+def _where(session: Session, target: str) -> tuple[int, int]:
+    """Return the number of a disk and a sector on it."""
     name, colon, text = target.rpartition(":")
     disks = session.machine.disks
     number = ord(name[-1]) - ord("a") if colon and name.startswith("vd") and len(name) == 3 else 0
@@ -264,9 +300,7 @@ def _sector(session: Session, target: str) -> Answer:
     lba = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 18 else -1
     if not 0 <= lba < disks[number].sectors:
         raise UsageError(f"{shorten(text)} is no sector: there are 0 to {disks[number].sectors - 1:,}")
-    data = disks[number].read(lba, 1)
-    lines = [hex_row(lba * SECTOR + at, data[at : at + 16]) for at in range(0, SECTOR, 16)]
-    return Answer({"disk": number, "lba": lba, "bytes": data.hex()}, lines, look="memory")
+    return number, lba
 
 
 def _size(size: int) -> str:

@@ -82,7 +82,7 @@ def search(session: Session, arguments: Arguments) -> Answer:
         text = text[: match.start()]
         if begin >= end:
             raise UsageError(f"nothing lies in {match[1]}..{match[2]}: RAM has {engine.size:#x} bytes")
-    wanted = _pattern(text)
+    wanted = pattern(text)
     found = []
     for addr in _occurrences(session, wanted, begin, end):
         found.append(addr)
@@ -199,7 +199,8 @@ def arguments_form(form: Form) -> str:
     return f"{form.number}{form.letter}" + {1: "b", 2: "h", 4: "w", 8: "g"}.get(form.size, "")
 
 
-def _pattern(text: str) -> bytes:
+def pattern(text: str) -> bytes:
+    """Return bytes from hexadecimal, or from a text in quotes; raises `UsageError`."""
     text = text.strip()
     if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'":
         from tt.travel.expressions.tokens import unescape

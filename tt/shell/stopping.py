@@ -360,6 +360,6 @@ def _line(session: Session, point: StopPoint) -> str:
         notes.append(f"hit {point.hits:,} time{'' if point.hits == 1 else 's'}")
     if point.ignore:
         notes.append(f"passes {point.ignore:,} more")
-    shown = "" if point.text == f"{getattr(point, 'addr', 0):#x}" else shorten(point.text, False)
+    shown = "" if point.text == f"{getattr(point, 'addr', 0):#x}" else f" {shorten(point.text, False)}"
     noted = f"   [{', '.join(notes)}]" if notes else ""
-    return f"{point.number:>2}  {_kind(point)} {shown}{where}{noted}"
+    return f"{point.number:>2}  {_kind(point)}{shown}{where}{noted}"

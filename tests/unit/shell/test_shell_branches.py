@@ -75,6 +75,33 @@ def test_typing_into_a_fork(session: Session) -> None:
     assert session.run("events input").data["events"]
 
 
+def test_disks_and_inputs_of_a_fork(session: Session) -> None:
+    with pytest.raises(UsageError, match="`fork`"):
+        session.run("disk write 0 'x'")
+    before = session.run("disk hex 5").data["bytes"]
+    session.run("fork kept keep-inputs")
+    session.run("disk write 5 'hello\\n'")
+    session.run("disk write vda:6 0102")
+    assert session.run("disk hex 5").data["bytes"] == b"hello\n".hex() + before[12:]
+    assert session.run("disk hex 6").data["bytes"].startswith("0102")
+    for line in (
+        "disk write",
+        "disk write 5",
+        "disk write x 00",
+        "disk write 99999999 00",
+        "disk write 5 zz",
+    ):
+        with pytest.raises(UsageError):
+            session.run(line)
+    session.run("step 5")
+    session.run("close")
+    assert session.run("disk hex 5").data["bytes"].startswith(b"hello\n".hex())
+    session.run("close")
+    assert session.run("disk hex 5").data["bytes"] == before
+    with pytest.raises(UsageError):
+        session.run("fork a b")
+
+
 def test_leaving_seals_a_fork(session: Session) -> None:
     path = session.run("fork x").data["path"]
     session.run("step 5")
@@ -116,3 +143,27 @@ def test_bisect(session: Session) -> None:
         with pytest.raises(UsageError):
             session.run(line)
     assert session.tick == before
+
+
+def test_gdb_is_served_until_it_leaves(session: Session) -> None:
+    import re
+    import socket
+
+    connections = []
+
+    def connect(line: str) -> None:
+        if match := re.search(r"target remote .*:([0-9]+)'", line):
+            connection = socket.create_connection(("127.0.0.1", int(match[1])))
+            connection.shutdown(socket.SHUT_WR)  # a gdb that says nothing and goes
+            connections.append(connection)
+
+    tick = session.tick
+    session.run("break main")
+    session.say = connect
+    answer = session.run("gdb")
+    assert len(answer.data["said"]) >= 2
+    assert session.tick == tick
+    assert len(session.timeline.stops) == 1
+    connections[0].close()
+    with pytest.raises(UsageError, match="from 1 to 65,535"):
+        session.run("gdb 99999")

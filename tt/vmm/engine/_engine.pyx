@@ -505,7 +505,7 @@ cdef class Engine:
         parts = []
         while size:
             piece = min(size, 4096 - addr % 4096)
-            if not tt_translate(&self.c, addr, &paddr) or paddr + piece > self.c.ram_size:
+            if not tt_translate(&self.c, addr, &paddr) or paddr >= self.c.ram_size or piece > self.c.ram_size - paddr:
                 raise IndexError(f"guest address {addr:#x} is not mapped to RAM")
             self._fresh(paddr, piece)
             parts.append(PyBytes_FromStringAndSize(<char *>self.c.ram + paddr, piece))

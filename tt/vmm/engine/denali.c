@@ -46,7 +46,7 @@ static void load_frame(Engine *e, int frame)
 {
     uint64_t flags = get(e, frame + 8) & (FLAGS_ARITH | FLAG_DF | FLAG_TF);
     EIP(e) = get(e, frame);
-    uc_reg_write(e->uc, UC_X86_REG_RFLAGS, &(uint64_t){flags | 2});
+    tt_set_flags(e, flags);
     REG(e, RSP) = get(e, frame + 16);
     REG(e, RAX) = get(e, frame + 24);
 }
