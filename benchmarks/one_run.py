@@ -85,13 +85,18 @@ def open_trace(trace: str) -> dict[str, Any]:
     from tt.log import Trace
     from tt.travel import Timeline
 
-    begin = time.perf_counter()
+    marks = [(time.perf_counter(), time.process_time())]
     with Trace.open(trace) as opened:
         timeline = Timeline(opened)
-        ready = time.perf_counter()
+        marks.append((time.perf_counter(), time.process_time()))
         timeline.seek(timeline.end_tick)
-        there = time.perf_counter()
-    return {"open_s": ready - begin, "seek_s": there - ready, "total_s": there - begin}
+        marks.append((time.perf_counter(), time.process_time()))
+    facts = {}
+    for name, start, end in (("open", 0, 1), ("seek", 1, 2), ("total", 0, 2)):
+        facts[f"{name}_s"], facts[f"{name}_cpu_s"] = (
+            b - a for a, b in zip(marks[start], marks[end], strict=True)
+        )
+    return facts
 
 
 def boot(guest: str, double: bool = False, ticks: int | None = None, epoch: int = 0) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def measure(
         try:
             ticks = record(commands[0], image, folder, prompt)
         except NoAnswer as e:
-            found[name] = {"instructions": 0, "places": [], "hangs": [f"recording: {e}"]}
+            found[name] = {"instructions": 0, "places": [], "failed": f"recording: {e}"}
             continue
         found[name] = _drive(commands[1], folder, ticks, time.monotonic() + limit_s)
     return found
@@ -211,10 +211,9 @@ def measure(
 def _drive(replaying: list[str], folder: Path, ticks: int, deadline: float) -> dict[str, Any]:
     """Seek, step back and search back at each place, in a fresh QEMU after each hang."""
     places: list[dict[str, Any]] = []
-    hangs: list[str] = []
     for over, under in _PLACES:
         icount = ticks * over // under
-        place: dict[str, Any] = {"icount": icount, "seek_s": [], "step_s": [], "watch_s": []}
+        place: dict[str, Any] = {"icount": icount, "seek_s": [], "step_s": [], "watch_s": [], "hung": []}
         places.append(place)
         doing = "start"
         for _attempt in range(3):
@@ -237,11 +236,11 @@ def _drive(replaying: list[str], folder: Path, ticks: int, deadline: float) -> d
                     place["watch_s"].append(_timed(qemu.ask, b"bc"))
                 break
             except NoAnswer:
-                hangs.append(f"{doing} at {icount:,}")
+                place["hung"].append(doing)
             finally:
                 if qemu is not None:
                     qemu.kill()
-    return {"instructions": ticks, "places": places, "hangs": hangs}
+    return {"instructions": ticks, "places": places, "failed": ""}
 
 
 def _timed(work: Callable[[T], object], argument: T) -> float:

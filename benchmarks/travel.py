@@ -23,7 +23,7 @@ from typing import Any
 import qemu_reverse
 import side_by_side as bench
 import travel_report
-from travel_report import COLD, COUNTED, DENSE, Found, Place
+from travel_report import COLD, COUNTED, DENSE, NEAR, Found, Place
 
 from tt.log import Trace
 from tt.log.checkpoints import set_bits
@@ -54,12 +54,15 @@ FINE_TICKS = 2_000  # a page stored to in every stretch of this length is a busy
 def go(timeline: Timeline, tick: int) -> Place:
     """Seek to `tick`, timing the way to the checkpoint and the way from there."""
     nearest = timeline.nearest(tick)
-    begin = time.perf_counter()
+    made = timeline.machine.engine.statistics["blocks_made"]
+    cpu, begin = time.thread_time(), time.perf_counter()
     if tick < timeline.tick or nearest > timeline.tick:
         timeline.seek(nearest)
     middle, start = time.perf_counter(), timeline.tick
     timeline.seek(tick)
-    return Place(tick, middle - begin, time.perf_counter() - middle, tick - start)
+    end, cpu = time.perf_counter(), time.thread_time() - cpu
+    made = timeline.machine.engine.statistics["blocks_made"] - made
+    return Place(tick, middle - begin, end - middle, cpu, tick - start, made)
 
 
 def count_fetches(timeline: Timeline, ticks: Sequence[int]) -> list[Place]:
@@ -153,24 +156,24 @@ def measure_watches(found: Found, path: Path, chance: random.Random, places: int
     with Trace.open(path) as trace:
         timeline = Timeline(trace)
         near = [watch_last_interval(timeline, chance) for _ in range(places)]
-        found.watches["last interval"] = [s for s in near if s is not None]
+        found.watches[NEAR] = [s for s in near if s is not None]
         quiet = quiet_word(timeline, span, chance)
         busy = busy_words(timeline, span, chance)
     if quiet is not None:
         name = "old, in a page at rest"
         for _ in range(rounds):
-            seconds, tick = watch_far(path, quiet, 0)
-            found.watches.setdefault(name, []).append(seconds)
+            times, tick = watch_far(path, quiet, 0)
+            found.watches.setdefault(name, []).append(times)
         found.watched[name] = f"{quiet:#x} physical, stored to {found.ticks - tick:,} ticks before"
     for number, addr in enumerate(busy):
         name = f"old, in a busy page ({number + 1})"
         for _ in range(rounds):
-            seconds, tick = watch_far(path, addr, found.ticks - span)
-            found.watches.setdefault(name, []).append(seconds)
+            times, tick = watch_far(path, addr, found.ticks - span)
+            found.watches.setdefault(name, []).append(times)
         found.watched[name] = f"{addr:#x} physical, not stored to for {found.ticks - tick:,} ticks"
 
 
-def watch_last_interval(timeline: Timeline, chance: random.Random) -> float | None:
+def watch_last_interval(timeline: Timeline, chance: random.Random) -> bench.Run | None:
     """Go somewhere, and time the way back to a store since the checkpoint before it; None: found none."""
     checkpoints = timeline.trace.checkpoints
     if not checkpoints:
@@ -194,9 +197,9 @@ def watch_last_interval(timeline: Timeline, chance: random.Random) -> float | No
             continue
         timeline.seek(here)
         timeline.stops.add(Watchpoint(chance.choice(changed), 8, physical=True))
-        started = time.perf_counter()
+        cpu, started = time.thread_time(), time.perf_counter()
         arrival = timeline.reverse_proceed()
-        took = time.perf_counter() - started
+        took = bench.Run(time.perf_counter() - started, time.thread_time() - cpu)
         timeline.stops.clear()
         if arrival.reason != "watch" or arrival.tick <= begin:
             sys.exit(f"a word that changed after tick {begin:,} was found written at {arrival}")
@@ -204,15 +207,15 @@ def watch_last_interval(timeline: Timeline, chance: random.Random) -> float | No
     return None
 
 
-def watch_far(path: Path, addr: int, until: int) -> tuple[float, int]:
+def watch_far(path: Path, addr: int, until: int) -> tuple[bench.Run, int]:
     """Time the way back from the end to the last store to a word, or to tick `until`, in a fresh timeline."""
     with Trace.open(path) as trace:
         timeline = Timeline(trace)
         timeline.seek(timeline.end_tick)
         timeline.stops.add(Watchpoint(addr, 8, physical=True))
-        begin = time.perf_counter()
+        cpu, begin = time.thread_time(), time.perf_counter()
         arrival = reverse_proceed(timeline, until=until)
-        return time.perf_counter() - begin, arrival.tick
+        return bench.Run(time.perf_counter() - begin, time.thread_time() - cpu), arrival.tick
 
 
 def quiet_word(timeline: Timeline, span: int, chance: random.Random) -> int | None:
@@ -373,7 +376,7 @@ def main() -> None:
     parser.add_argument("--no-qemu", action="store_true", help="leave QEMU out")
     parser.add_argument("--qemu", default="qemu-system-x86_64", help="the QEMU to compare with")
     parser.add_argument(
-        "--qemu-seconds", type=float, default=180, help="about how long it may take, each way"
+        "--qemu-seconds", type=float, default=240, help="about how long it may take, each way"
     )
     options = parser.parse_args()
     if options.image is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,6 +12,8 @@ import side_by_side as bench
 
 WANTED_TICKS = 2_000_000_000  # the bars are for a recording of this length
 DENSE = 1000  # checkpoints, of which the size is bound
+NEAR = "last interval"
+QUANTILES = ("p50", "p95", "max")
 COLD, COUNTED = "cold: never there before", "cold, pages counted"
 
 
@@ -18,13 +21,16 @@ COLD, COUNTED = "cold: never there before", "cold, pages counted"
 class Place:
     """What it took to go to `tick`: restoring a checkpoint, then running `ticks` from there.
 
-    `fetched` pages of RAM came back on the way, which took `fetch_s` of `run_s`; counted where asked for.
+    `blocks` of code were translated on the way.  `fetched` pages of RAM came back
+    from checkpoints, which took `fetch_s` of `run_s`; counted where asked for.
     """
 
     tick: int
     restore_s: float
     run_s: float
+    cpu_s: float
     ticks: int
+    blocks: int
     fetched: int = 0
     fetch_s: float = 0.0
 
@@ -44,7 +50,7 @@ class Found:
     build_s: list[float] = field(default_factory=list)
     steps: dict[str, list[float]] = field(default_factory=dict)
     first_steps: list[float] = field(default_factory=list)
-    watches: dict[str, list[float]] = field(default_factory=dict)
+    watches: dict[str, list[bench.Run]] = field(default_factory=dict)
     watched: dict[str, str] = field(default_factory=dict)
     space: dict[str, dict[str, int]] = field(default_factory=dict)
     qemu: dict[str, Any] = field(default_factory=dict)
@@ -85,14 +91,14 @@ def bars(found: Found) -> bench.Table:
     add("reverse-stepi, p95", "50 ms", f"{ms(part(steps, 0.95))} ms", part(steps, 0.95) <= 0.05)
     row = found.steps["in a row"]
     add(f"{len(row):,} reverse-stepi in a row", "3 s", f"{sum(row):.2f} s", sum(row) <= 3 * len(row) / 1000)
-    near = found.watches.get("last interval", [])
+    near = [run.wall_s for run in found.watches.get(NEAR, [])]
     add(
         "reverse watchpoint hit in the last interval, worst",
         "1 s",
         f"{part(near, 1):.2f} s",
         part(near, 1) <= 1,
     )
-    far = [bench.Spread.of(times).median for name, times in found.watches.items() if name != "last interval"]
+    far = [bench.spread(runs).median for name, runs in found.watches.items() if name != NEAR]
     add("reverse watchpoint over 1 G ticks, worst", "5 s", f"{part(far, 1):.2f} s", part(far, 1) <= 5)
     opened = bench.spread(found.runs["open at end"], "total_s")
     add("opening at the end", "1 s", f"{opened.median:.2f} s", opened.median <= 1)
@@ -108,73 +114,62 @@ def bars(found: Found) -> bench.Table:
 def details(found: Found) -> list[bench.Table]:
     """Return what is behind the bars."""
     seeks = bench.Table(
-        "Seeks to random ticks, ms: p50, p95, max; of it restoring the checkpoint, running from there",
-        (
-            "seek",
-            "number",
-            "p50",
-            "p95",
-            "max",
-            "restoring p50",
-            "p95",
-            "running p50",
-            "p95",
-            "M ticks run p50",
-        ),
+        "Seeks to random ticks, ms; of it CPU, restoring the checkpoint, running from there",
+        ("seek", "number", *QUANTILES, "CPU p50", "p95", "restoring p50", "p95", "running p50", "p95"),
     )
     for name, places in found.seeks.items():
-        restore, run = [p.restore_s for p in places], [p.run_s for p in places]
         seeks.add(
             name,
             str(len(places)),
             *three([p.all_s for p in places]),
-            *three(restore)[:2],
-            *three(run)[:2],
-            f"{part([p.ticks for p in places], 0.5) / 1e6:.1f}",
+            *three([p.cpu_s for p in places])[:2],
+            *three([p.restore_s for p in places])[:2],
+            *three([p.run_s for p in places])[:2],
         )
-    counted = found.seeks[COUNTED]
-    fetched = bench.Table(
-        "Where the time of these seeks goes",
-        ("part", "ms a seek", "share", "number a seek"),
-    )
-    whole = sum(p.all_s for p in counted)
-    for name, seconds, number in (
-        ("restoring the small state", sum(p.restore_s for p in counted), ""),
-        (
-            "unpacking pages that are used",
-            sum(p.fetch_s for p in counted),
-            f"{sum(p.fetched for p in counted) / len(counted):,.0f} pages",
-        ),
-        (
-            "running, and translating code",
-            sum(p.run_s - p.fetch_s for p in counted),
-            f"{sum(p.ticks for p in counted) / len(counted) / 1e6:.1f} M ticks",
-        ),
-    ):
-        fetched.add(name, ms(seconds / len(counted)), f"{seconds / whole:.0%}", number)
-    steps = bench.Table("reverse-stepi, ms", ("where", "number", "p50", "p95", "max", "all, s"))
+    seeking = [seeks, where_seeks_go(found.seeks[COUNTED])]
+    steps = bench.Table("reverse-stepi, ms", ("where", "number", *QUANTILES, "all, s"))
     for name, times in (*found.steps.items(), ("the first at each place", found.first_steps)):
         steps.add(name, f"{len(times):,}", *three(times), f"{sum(times):.2f}")
     watches = bench.Table(
-        "Reverse watchpoints, s", ("the last store was", "number", "median (range)", "watched")
+        "Reverse watchpoints", ("the last store was", "number", "wall s", "CPU s", "watched")
     )
-    for name, times in found.watches.items():
-        shown = bench.Spread.of(times).show(3) if times else "none found"
-        watches.add(name, str(len(times)), shown, found.watched.get(name, "8 bytes that changed, anywhere"))
-    return [seeks, fetched, steps, watches, *costs(found)]
+    for name, runs in found.watches.items():
+        shown = (
+            [bench.spread(runs, what).show() for what in ("wall_s", "cpu_s")] if runs else ["", "none found"]
+        )
+        watches.add(name, str(len(runs)), *shown, found.watched.get(name, "8 bytes that changed, anywhere"))
+    return [*seeking, steps, watches, *costs(found)]
+
+
+def where_seeks_go(places: Sequence[Place]) -> bench.Table:
+    """Return where the time of seeks goes: of all, and of the slowest twentieth."""
+    slowest = sorted(places, key=lambda p: p.all_s)[-max(1, len(places) // 20) :]
+    table = bench.Table("Where the time of these seeks goes, means", ("part", "all", "the slowest 5%"))
+    parts: dict[str, Callable[[Place], float]] = {
+        "restoring the small state, ms": lambda p: p.restore_s * 1000,
+        "unpacking the pages that are used, ms": lambda p: p.fetch_s * 1000,
+        "running and translating, ms": lambda p: (p.run_s - p.fetch_s) * 1000,
+        "pages unpacked": lambda p: p.fetched,
+        "blocks translated": lambda p: p.blocks,
+        "M ticks run": lambda p: p.ticks / 1e6,
+    }
+    for name, value in parts.items():
+        table.add(name, *(f"{sum(map(value, some)) / len(some):,.1f}" for some in (places, slowest)))
+    return table
 
 
 def costs(found: Found) -> list[bench.Table]:
     """Return the tables of opening, recording and space."""
-    opening = bench.Table("Opening at the end, s", ("", "wall"))
+    opening = bench.Table("Opening at the end", ("", "wall s", "CPU s"))
+    inside, shell = found.runs["open at end"], found.runs["tt replay"]
+    for name, what in (("Timeline(Trace.open(path))", "open"), (".seek(end)", "seek"), ("both", "total")):
+        opening.add(name, *(bench.spread(inside, f"{what}_{kind}").show() for kind in ("s", "cpu_s")))
     opening.add(
-        "Timeline(Trace.open(path)).seek(end)", bench.spread(found.runs["open at end"], "total_s").show(3)
+        "tt replay --to-tick end --batch where, whole process",
+        bench.spread(shell).show(),
+        bench.spread(shell, "cpu_s").show(),
     )
-    opening.add("of it opening", bench.spread(found.runs["open at end"], "open_s").show(3))
-    opening.add(
-        "tt replay --to-tick end --batch where, the process", bench.spread(found.runs["tt replay"]).show(3)
-    )
-    opening.add("Timeline(Trace.open(path)), file not in memory", bench.Spread.of(found.build_s).show(3))
+    opening.add("Timeline(Trace.open(path)), file not in memory", bench.Spread.of(found.build_s).show(), "")
     recording = bench.Table("Recording, whole process", ("", "wall s", "CPU s"))
     for name in ("with checkpoints", "without", "no log"):
         runs = found.runs[name]
@@ -206,25 +201,29 @@ def costs(found: Found) -> list[bench.Table]:
 
 def beside(found: Found) -> list[bench.Table]:
     """Return the tables of QEMU's reverse debugging, and its hangs."""
+
+    def shown(times: Sequence[float]) -> str:
+        if len(times) < 2:
+            return f"{times[0]:.2f}" if times else "none"
+        return bench.Spread.of(times).show()
+
     tables = []
     for name, one in found.qemu.items():
         table = bench.Table(
-            f"QEMU's reverse debugging of its own boot, {one['instructions']:,} instructions; {name}; "
-            f"no answer: {', '.join(one['hangs']) or 'never'}",
-            (
-                "instruction",
-                "seek from the start, s",
-                "reverse-stepi, s",
-                "number",
-                "reverse-continue to a watchpoint, s",
-            ),
+            f"QEMU, {name}: seconds at an instruction of its boot of {one['instructions']:,}"
+            + (f"; it failed: {one['failed']}" if one["failed"] else ""),
+            ("at", "seek", "reverse-stepi", "number", "reverse-continue to a watchpoint", "no answer to"),
         )
         for place in one["places"]:
-            shown = [
-                bench.Spread.of(place[what]).show(3) if place[what] else "none"
-                for what in ("seek_s", "step_s", "watch_s")
-            ]
-            table.add(f"{place['icount']:,}", shown[0], shown[1], str(len(place["step_s"])), shown[2])
+            hung = Counter(place["hung"])
+            table.add(
+                f"{place['icount']:,}",
+                shown(place["seek_s"]),
+                shown(place["step_s"]),
+                str(len(place["step_s"])),
+                shown(place["watch_s"]),
+                ", ".join(f"{what} ({times})" for what, times in hung.items()),
+            )
         tables.append(table)
     return tables
 

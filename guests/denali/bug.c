@@ -121,7 +121,8 @@ int main(void)
         work(job);
         put_job(job);
         if (slice % 1000 == 0)
-            print("%5lu slices of work, %lu looks of the watchdog, at %lu ms\n", slice, beats, denali.time_ns / MS);
+            print("%5lu slices of work, %lu looks of the watchdog, at %lu ms\n", slice, beats,
+                  denali.time_ns / MS);
     }
     print("done: all %lu slices, and all is well\n", SLICES);
     return 0;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from travel_rig import Reference, Walker, reference
 from tt.log import BackgroundWriter, Trace
 from tt.log.checkpoints import CheckpointWriter
 from tt.record import record
+from tt.travel import Timeline
+from tt.travel.stops import Catchpoint
 from tt.vmm.config import MachineConfig
 from tt.vmm.live import LiveSource, seeded_entropy
 
@@ -42,11 +45,13 @@ def recorded(
     **options: Any,
 ) -> Path:
     """Record with a checkpoint about every `every` ticks, the trace thinned to `most` of them."""
+    defaults = CheckpointWriter.__init__.__kwdefaults__
+    assert defaults is not None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tt.record.CHECKPOINT_EVERY_TICKS", every)
         patch.setattr("tt.record.TICKS_PER_PAGE", ticks_per_page)
         patch.setattr(BackgroundWriter, "behind", False)  # the same checkpoints each time
-        patch.setitem(CheckpointWriter.__init__.__kwdefaults__, "most", most)
+        patch.setitem(defaults, "most", most)
         record(config, path, entropy=seeded_entropy(1), **options)
     return path
 
@@ -111,6 +116,46 @@ def walk(ground: Ground, seed: int, cycles: int, folder: Path, forks: int = 2) -
 @pytest.mark.parametrize("seed", range(3))
 def test_demo(demo_ground: Ground, seed: int, tmp_path: Path) -> None:
     walk(demo_ground, seed, 100, tmp_path)
+
+
+# ---- what such walks have found
+
+
+def test_single_steps_agree_with_a_straight_run(demo_ground: Ground) -> None:
+    """While TLB misses come and go: flags put back after one showed in the next frame, till the next stop."""
+    trace, _options = demo_ground.openings[0]
+    straight, stepping = Timeline(trace), Timeline(trace)
+    chance = random.Random(1)
+    for _ in range(40):
+        goal = int(trace.end_tick * chance.uniform(0.97, 0.99))
+        straight.seek(goal - 2_000)
+        straight.seek(goal)
+        stepping.seek(goal - 100)
+        for _ in range(100):
+            stepping.step()
+        assert stepping.digest() == straight.digest(), goal
+
+
+def test_reading_at_the_end_of_the_address_space(demo_ground: Ground) -> None:
+    """With paging off an address there is physical, and its end wraps around."""
+    timeline = Timeline(demo_ground.openings[0][0])
+    with pytest.raises(IndexError, match="not mapped"):
+        timeline.read((1 << 64) - 32, 64)
+
+
+def test_all_that_is_caught_at_a_tick_is_told(demo_ground: Ground) -> None:
+    timeline = Timeline(demo_ground.openings[0][0])
+    for point in (Catchpoint("console", pattern="\n"), Catchpoint("device", device="console")):
+        timeline.stops.add(point)
+    there = timeline.proceed()
+    while there.reason == "catch" and len(there.points) < 2:
+        there = timeline.proceed()
+    timeline.step()
+    back = timeline.reverse_proceed()
+    assert len(there.points) == 2 and (back.tick, set(back.points)) == (there.tick, set(there.points))
+
+
+# ---- the long walks
 
 
 @pytest.mark.slow

@@ -434,7 +434,7 @@ class Walker:
             dice = self._chance.random()
             if dice < 0.15:
                 bit = self._chance.randint(0, 4)
-                point.condition = lambda timeline, bit=bit: bool(timeline.registers()["rcx"] >> bit & 1)  # type: ignore[misc]
+                point.condition = lambda timeline, bit=bit: bool(timeline.registers()["rcx"] >> bit & 1)
                 point.condition_text = f"rcx >> {bit} & 1"
             elif dice < 0.25:
                 point.ignore = self._chance.randint(1, 30)

@@ -11,7 +11,7 @@ from tt.inspect import Answer
 from tt.log import Trace
 from tt.log.text import printable
 from tt.position import format_tick
-from tt.shell.command import Arguments, command, shorten
+from tt.shell.command import Arguments, command, host_path, shorten
 from tt.shell.live import Live
 from tt.shell.moving import count
 
@@ -232,7 +232,7 @@ def timeline_path(session: Session, name: str) -> Path:
     for each in node.root.walk():
         if each.path is not None and name in (each.name, each.path.name, each.path.stem, each.id):
             return each.path
-    for path in (Path(name).expanduser(), session.trace.path.with_name(name)):
+    for path in (host_path(name), session.trace.path.parent / name):
         try:
             if path.is_file():
                 return path

@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tt import position
@@ -143,7 +144,7 @@ def find(name: str) -> Command:
     shown = shorten(name)
     if meant:
         raise UsageError(f"{shown} may be {', '.join(sorted(meant))}: type more of it")
-    near = difflib.get_close_matches(name.lower()[:40], list(_NAMES), 1, 0.6)
+    near = difflib.get_close_matches(name.lower()[:40], [each for each in _NAMES if len(each) > 2], 1)
     hint = f"did you mean {near[0]}?  " if near else ""
     raise UsageError(f"{shown} is no command: {hint}`help` lists them")
 
@@ -201,6 +202,14 @@ def _takes_all(part: str) -> bool:
     """Whether a line so far is a command whose text may hold a `;`."""
     words = part.split(None, 1)
     return bool(words) and words[0] in _NAMES and _NAMES[words[0]].whole_line
+
+
+def host_path(text: str) -> Path:
+    """Return a path on the host as it was typed, `~` being somebody's home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # nobody of that name has one
+        return Path(text)
 
 
 def shorten(text: str, quoted: bool = True) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tt.errors import TTError
@@ -106,7 +105,7 @@ def _devices(session: Session, typed: str) -> list[str]:
 
 def _paths(session: Session, typed: str) -> list[str]:
     folder, slash, begun = typed.rpartition("/")
-    where = Path(folder + slash or ".").expanduser()
+    where = command.host_path(folder + slash or ".")
     names = sorted(path for path in where.iterdir() if path.name.startswith(begun))[:_MOST]
     return [f"{folder}{slash}{path.name}{'/' if path.is_dir() else ''}" for path in names]
 

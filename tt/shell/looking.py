@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tt import inspect
 from tt.errors import UsageError
 from tt.inspect import Answer
-from tt.shell.command import Arguments, command, shorten
+from tt.shell.command import Arguments, command, host_path, shorten
 from tt.shell.moving import count
 from tt.shell.session import Display
 from tt.shell.values import MASK, parse_form, show
@@ -233,7 +232,7 @@ def symbols(session: Session, arguments: Arguments) -> Answer:
     known = session.symbols
     if words:
         bias = session.address(words[1]) if len(words) > 1 else 0
-        added = known.load(Path(words[0]).expanduser(), bias)
+        added = known.load(host_path(words[0]), bias)
         return Answer(
             {"added": added, "symbols": len(known)}, [f"{added:,} symbols added, {len(known):,} in all"]
         )

@@ -216,6 +216,12 @@ def when(session: Session, arguments: Arguments) -> Answer:
     return where(session.moment)
 
 
+@command("here", "frame", "f", theme="moving", examples=(("here", "the function and the next instruction"),))
+def here(session: Session, arguments: Arguments) -> Answer:
+    """Show where one stands: tick, symbol and the next instruction."""
+    return session.arrive()
+
+
 # ---- how
 
 

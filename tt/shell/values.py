@@ -19,6 +19,7 @@ _UNITS = {"b": 1, "h": 2, "w": 4, "g": 8}
 _LETTERS = "xduotacfszi"
 _FORM = re.compile(r"(-?[0-9]{0,9})([a-z]{0,2})")
 _MOST = 100_000
+_LONGEST_TEXT = 1000  # bytes
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ def parse_form(text: str) -> Form:
 def show(value: int | bytes, letter: str, session: Session, size: int = 8) -> str:
     """Return a value as text in the format of a letter; "" shows a number as people want it."""
     if isinstance(value, bytes):
-        return f'"{printable(value[-200:].decode(errors="replace"))}"'
+        # Of much text, such as `console`, the end is what matters.
+        cut = "..." if len(value) > _LONGEST_TEXT else ""
+        return f'{cut}"{printable(value[-_LONGEST_TEXT:].decode(errors="replace"))}"'
     bits = value & ((1 << 8 * size) - 1)
     signed = bits - (1 << 8 * size) if bits >> (8 * size - 1) else bits
     match letter:

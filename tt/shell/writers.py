@@ -73,7 +73,7 @@ def origin(session: Session, arguments: Arguments) -> Answer:
     if source is None:
         raise UsageError("origin of what?  `last-write ADDR` or `origin $REGISTER` comes first")
     if which >= len(source.inputs):
-        raise UsageError(f"that value came from {len(source.inputs)} things: there is no number {which + 1}")
+        raise UsageError(f"there is no input {which + 1}: that value came from {len(source.inputs)}")
     found = timeline.origin_of(source, which)
     if isinstance(found, Write):
         return _written(session, found, before)

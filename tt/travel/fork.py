@@ -238,6 +238,8 @@ class Fork:
             while True:
                 stop = self._run(min(goal, self._next_digest, self._next_checkpoint))
                 if stop.reason != "pause" and (stop.reason != "tick" or stop.tick >= goal):
+                    if interrupted:
+                        raise KeyboardInterrupt
                     return stop
                 if stop.reason == "pause":
                     self._breathe()

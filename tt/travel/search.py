@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from tt.errors import Divergence, EngineError, UsageError
@@ -135,8 +136,7 @@ class Search:
             self._skip_forward(last)
             yield from (group for group in self._sweep(last + 1, last) if group)
         else:
-            for happening in happenings(timeline, self._logged, timeline.tick + 1, last):
-                yield self._weigh([_caught(happening)])
+            yield from map(self._weigh, self._told(timeline.tick + 1, last))
 
     def backward(self, until: int = 0) -> Generator[list[Found], None, None]:
         """Yield the groups before here and after tick `until`, the latest first; the timeline is anywhere."""
@@ -189,8 +189,13 @@ class Search:
 
     def _happened(self, begin: int, end: int) -> Iterator[list[Found]]:
         """Yield what the trace tells of ticks (`begin`, `end`), the latest first."""
-        for happening in reversed(list(happenings(self._timeline, self._logged, begin + 1, end - 1))):
-            yield self._weigh([_caught(happening)])
+        yield from map(self._weigh, reversed(list(self._told(begin + 1, end - 1))))
+
+    def _told(self, first: int, last: int) -> Iterator[list[Found]]:
+        """Yield what the trace tells of ticks `first` to `last`: a list for each tick."""
+        told = happenings(self._timeline, self._logged, first, last)
+        for _, happened in groupby(told, key=lambda happening: happening.tick):
+            yield [_caught(happening) for happening in happened]
 
     def _sweep(self, end: int, limit: int) -> Generator[list[Found], None, None]:
         """Run forward to tick `limit`; yield what stops before `end`, an empty list where no condition holds.

@@ -28,6 +28,10 @@ _WORDS = st.sampled_from(
         *("..", "bookmark", "display"),
     ]
 )
+_STRANGE = [
+    *("(" * 5000, "-" * 900 + "1", "9" * 5000, "a" * 9000, "\ud800", "' " * 100, "$" * 50),
+    *("/etc", "..", "~nobody_of_that_name/x", "a\0b"),
+]
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _FORMS = st.sampled_from(
     ["", "", "", "/x", "/8xg", "/3i", "/s", "/999999999x", "/-1x", "/é", "/", "/p", "/f", "/2c"]
@@ -90,9 +94,7 @@ def test_any_text(shared: Session, line: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"fork", "gdb", "quit"}))
-@pytest.mark.parametrize(
-    "text", ["(" * 5000, "-" * 900 + "1", "9" * 5000, "a" * 9000, "\ud800", "' " * 100, "$" * 50]
-)
+@pytest.mark.parametrize("text", _STRANGE)
 def test_long_and_strange_arguments(shared: Session, name: str, text: str) -> None:
     typed(shared, f"{name} {text}")
 

@@ -117,8 +117,8 @@ class Engine:
     def run(self, stop: int) -> int:
         """Execute until tick `stop`, `limit`, HLT or the end of the machine; return which.
 
-        Returns `STOP`, `HALT`, `SHUTDOWN`, `DOUBLE_FAULT`, `BREAK`, `WATCH` or `CATCH`.  At `STOP` the tick is at
-        most the smaller of `stop` and `limit`; it is less where the guest made the engine
+        Returns `STOP`, `HALT`, `SHUTDOWN`, `DOUBLE_FAULT`, `BREAK`, `WATCH` or `CATCH`.  At `STOP` the tick
+        is at most the smaller of `stop` and `limit`; it is less where the guest made the engine
         work so hard that some 100 ms passed: then call again.  The state is that before
         the next instruction, before a fault of its own and before an interrupt that
         would be taken there; only a page fault of its fetch has been delivered
@@ -162,10 +162,10 @@ class Engine:
 
     @property
     def hit_by(self) -> str:
-        """Return who did it: `instruction`, `device`, `interrupt` (the CPU, entering a handler) or `page walk`."""
+        """Return who did it: `instruction`, `device`, `interrupt` (the CPU, entering one) or `page walk`."""
 
     def set_catches(self, syscalls: Collection[int] | None, exceptions: Collection[int] | None) -> None:
-        """Catch system calls by EAX (at most 64) and exceptions by vector; none for None, all for an empty one.
+        """Catch system calls by EAX (at most 64), exceptions by vector; none for None, all for an empty one.
 
         `run` returns `CATCH` before a SYSCALL, SYSENTER or INT 0x80, before an
         instruction that faults (CR2 is that of the fault already) and before INT n; in the handler
@@ -181,7 +181,7 @@ class Engine:
     def entered_at(self) -> int:
         """Return the tick at which the CPU last entered a handler, other than by INT n.
 
-        Where that is `tick`, and `run` came back with `BREAK`, `WATCH` or `CATCH`, the state may be another than
+        Where that is `tick`, and `run` came back with `BREAK`, `WATCH` or `CATCH`, the state may differ from
         that in which `run(tick)` comes back.
         """
 
@@ -343,4 +343,4 @@ class Engine:
         """Return the whole state of the CPU (not RAM, not `tick`): equal states give equal bytes."""
 
     def load(self, state: bytes) -> None:
-        """Put a state from `save` back; raise `EngineError` where it is of another build or machine, or none."""
+        """Put a state from `save` back; raise `EngineError` for one of another build or machine, or none."""
