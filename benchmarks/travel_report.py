@@ -222,7 +222,8 @@ def beside(found: Found) -> list[bench.Table]:
                 shown(place["step_s"]),
                 str(len(place["step_s"])),
                 shown(place["watch_s"]),
-                ", ".join(f"{what} ({times})" for what, times in hung.items()),
+                ", ".join(f"{what} ({times})" for what, times in hung.items())
+                or ("" if place["seek_s"] else "not reached: time was up"),
             )
         tables.append(table)
     return tables

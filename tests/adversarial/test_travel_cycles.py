@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from adversary_rig import debian_config, demo_config
-from travel_rig import Reference, Walker, reference
+from cycles_rig import Reference, Walker, reference
 
 from tt.log import BackgroundWriter, Trace
 from tt.log.checkpoints import CheckpointWriter

@@ -144,7 +144,7 @@ def find(name: str) -> Command:
     shown = shorten(name)
     if meant:
         raise UsageError(f"{shown} may be {', '.join(sorted(meant))}: type more of it")
-    near = difflib.get_close_matches(name.lower()[:40], [each for each in _NAMES if len(each) > 2], 1)
+    near = difflib.get_close_matches(name.lower()[:40], [each for each in _NAMES if len(each) > 2], 1, 0.7)
     hint = f"did you mean {near[0]}?  " if near else ""
     raise UsageError(f"{shown} is no command: {hint}`help` lists them")
 

@@ -107,14 +107,16 @@ class Live:
             raise UsageError(f"{value:#x} does not fit into {size} bytes")
         self.fork.write(addr, (value & (1 << 8 * size) - 1).to_bytes(size, "little"), physical=physical)
         where = f"{'physical ' if physical else ''}{addr:#x}"
-        return Answer({"addr": addr, "size": size, "value": value}, [f"{size} bytes at {where} = {value:#x}"])
+        line = f"{size} byte{'s' * (size > 1)} at {where} = {value:#x}"
+        return Answer({"addr": addr, "size": size, "value": value}, [line])
 
     def type(self, text: bytes) -> Answer:
         """Type into the guest's console, from the next step on."""
         self.fork.type(text)
-        return Answer(
-            {"typed": text.decode(errors="replace")}, [f"{len(text)} bytes typed: `continue` lets it run"]
-        )
+        ended = self.fork.machine.ended is not None
+        hint = ", which nobody reads: the machine has ended" if ended else ": `continue` lets it run"
+        typed = f"{len(text)} byte{'s' * (len(text) != 1)} typed{hint}"
+        return Answer({"typed": text.decode(errors="replace")}, [typed])
 
     def console(self, number: int) -> Answer:
         """Return the last lines printed in the branch and before it."""

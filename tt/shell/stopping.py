@@ -116,7 +116,7 @@ def catch(session: Session, arguments: Arguments) -> Answer:
 
 
 @command(
-    "delete", "d", "del", "clear",
+    "delete", "d", "del",
     usage="[N ...]", theme="stopping", most=None, completes=("stop",),
     examples=(("delete 2", "number 2"), ("delete", "all of them"), ("delete bookmark boot", "a bookmark"),
               ("delete display 1", "an expression that `display` shows")),
