@@ -20,7 +20,7 @@ from tt.vmm.live import LiveSource
 from tt.vmm.machine import Machine, Stop
 
 DIGEST_EVERY_TICKS = 250_000_000
-CHECKPOINT_EVERY_TICKS = 20_000_000  # some 50 ms of running: how long the way to any tick may be
+CHECKPOINT_EVERY_TICKS = 10_000_000  # some 25 ms of running: how long the way to any tick may be
 TICKS_PER_PAGE = 6_000  # packing a page takes as long as running these
 CHECKPOINT_RAM = 3  # times the guest's RAM: the most room that checkpoints take in a trace
 

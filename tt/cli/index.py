@@ -29,7 +29,7 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument("trace", metavar="TRACE")
     parser.add_argument(
-        "--every", metavar="TICKS", default="20_000_000", help="how far apart they lie (20_000_000)"
+        "--every", metavar="TICKS", default="10_000_000", help="how far apart they lie (10_000_000)"
     )
     add_base_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     every = args.every.replace("_", "").replace(",", "")
     if not every.isdigit() or len(every) > 18:
-        raise UsageError(f"--every {args.every!r} is no number of ticks: give 20_000_000, say")
+        raise UsageError(f"--every {args.every!r} is no number of ticks: give 10_000_000, say")
     path = Path(args.trace)
     with Progress(f"indexing {path.name}") as progress:
         count = add_checkpoints(path, parse_bases(args.base), int(every), progress)

@@ -82,6 +82,7 @@ class CheckpointStore:
         self._checkpoints: list[Checkpoint] = [first, *(c for c in stored if c.tick > first.tick)]
         self._bits = [int.from_bytes(c.changed, "little") for c in self._checkpoints]
         self._ticks = [c.tick for c in self._checkpoints]
+        self._maps = [c.changed.ljust(self._bitmap_size, b"\0") for c in self._checkpoints]
         self._kept_size = 0
         self._base = first.tick  # the checkpoint that the machine last was at
         machine.engine.fetch_page = self._fetch
@@ -118,6 +119,7 @@ class CheckpointStore:
         self._checkpoints.insert(at, kept)
         self._bits.insert(at, int.from_bytes(kept.changed, "little"))
         self._ticks.insert(at, tick)
+        self._maps.insert(at, kept.changed)
         self._base = tick
         self._kept_size += kept.size
         self._thin()
@@ -149,7 +151,7 @@ class CheckpointStore:
         """
         if all(isinstance(checkpoint, KeptCheckpoint) for checkpoint in self._checkpoints):
             return False
-        for kept in (self._checkpoints, self._bits, self._ticks):
+        for kept in (self._checkpoints, self._bits, self._ticks, self._maps):
             del kept[1:]
         self._kept_size = 0
         self._base = self._ticks[0]
@@ -176,11 +178,10 @@ class CheckpointStore:
     def _fetch(self, number: int) -> bytes | memoryview:
         """Return what the page held at the checkpoint that the machine was last at."""
         byte, bit = number >> 3, 1 << (number & 7)
-        for at in range(bisect_left(self._ticks, self._base), -1, -1):
-            changed = self._checkpoints[at].changed
-            if byte < len(changed) and changed[byte] & bit:
-                return self._checkpoints[at].page(number)
-        return _ZEROS
+        maps, at = self._maps, bisect_left(self._ticks, self._base)
+        while at >= 0 and not maps[at][byte] & bit:
+            at -= 1
+        return self._checkpoints[at].page(number) if at >= 0 else _ZEROS
 
     def _thin(self) -> None:
         """Drop checkpoints in memory until the rest fit the budget, keeping them dense around the last."""
@@ -209,4 +210,5 @@ class CheckpointStore:
             self._kept_size += following.size
             self._bits[at + 1] |= self._bits[at]
             following.changed = self._bits[at + 1].to_bytes(self._bitmap_size, "little")
-        del self._checkpoints[at], self._bits[at], self._ticks[at]
+            self._maps[at + 1] = following.changed
+        del self._checkpoints[at], self._bits[at], self._ticks[at], self._maps[at]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tt.travel.fork import Fork
 
 MEMORY_BUDGET = 1 << 30
-SPACING_TICKS = 20_000_000
+SPACING_TICKS = 10_000_000
 _FINEST_TICKS = 20_000
 
 

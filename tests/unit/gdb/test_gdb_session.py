@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,8 +75,8 @@ class Client:
 
 
 @pytest.fixture(scope="module")
-def timeline(demo_trace: Path) -> Iterator[Timeline]:
-    with Trace.open(demo_trace) as trace:
+def timeline(demo_trace: Path, tmp_path: Path) -> Iterator[Timeline]:
+    with Trace.open(shutil.copy(demo_trace, tmp_path)) as trace:  # bookmarks are written into it
         yield Timeline(trace)
 
 

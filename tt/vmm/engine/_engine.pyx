@@ -104,6 +104,7 @@ cdef extern from "core.h" nogil:
     bint tt_open_hooks(CEngine *e)
     bint tt_count_instructions(CEngine *e)
     bint tt_translate(CEngine *e, uint64_t addr, uint64_t *paddr)
+    uint64_t tt_tlb_entries(CEngine *e, int mode)
     void tt_notify_write(CEngine *e, uint64_t paddr, uint64_t size)
     void tt_flush_tlb(CEngine *e)
     void tt_forget_code(CEngine *e)
@@ -469,6 +470,7 @@ cdef class Engine:
             "tlb_fills": self.c.fills, "slow_blocks": self.c.slow_blocks, "blocks_made": self.c.blocks_made,
             "blocks_unpatched": self.c.blocks_unpatched, "class_flips": self.c.class_flips,
             "io_exits": self.c.io_exits,
+            "kernel_tlb": tt_tlb_entries(&self.c, 2), "user_tlb": tt_tlb_entries(&self.c, 1),
         }
 
     # ---- memory

@@ -328,6 +328,7 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
 bool tt_translate(Engine *e, uint64_t addr, uint64_t *paddr);
 void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size);
 void tt_flush_tlb(Engine *e);
+uint64_t tt_tlb_entries(Engine *e, int mode);
 void tt_revoke_stores(Engine *e);
 void tt_drop_tlb(Engine *e);
 void tt_forget_code(Engine *e);

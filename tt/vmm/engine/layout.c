@@ -106,8 +106,9 @@ static void no_reset_dirty(void *cpu, uint64_t start, uint64_t size)
 static void flush_tlb(void *cpu)
 {
     if (tt_current && tt_current->cpu == cpu)
-        tt_current->epoch++;
-    tt_inside.tlb_flush(cpu);
+        tt_drop_tlb(tt_current);
+    else
+        tt_inside.tlb_flush(cpu);
 }
 
 /* Point libunicorn's own calls of `name` at `to`. */

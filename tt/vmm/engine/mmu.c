@@ -32,6 +32,7 @@ enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40, PTE_PS = 0x8
 #define PTE_ADDR 0x000ffffffffff000ull
 #define PTE_RSVD 0x000ff00000000000ull /* above the 44 physical address bits that CPUID tells of */
 enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 };
+enum { TLB_LEAST = 1024 };
 enum { FLIPS_ALLOWED = 8, TABLE_STORES_ALLOWED = 4096 };
 
 typedef struct Walk {
@@ -219,6 +220,12 @@ static TlbFast *tlb_of(Engine *e, int mode)
     return (TlbFast *)(e->env + tt_layout.tlb_fast) + mode;
 }
 
+/* How many entries QEMU gives the TLB of a mode at present. */
+uint64_t tt_tlb_entries(Engine *e, int mode)
+{
+    return tlb_of(e, mode)->mask / sizeof(TlbEntry) + 1;
+}
+
 static TlbEntry *victims_of(Engine *e, int mode)
 {
     return (TlbEntry *)(e->env + tt_layout.tlb_desc + mode * tt_layout.tlb_desc_size + tt_layout.tlb_victims);
@@ -262,10 +269,19 @@ static void granted(Page *p, uint64_t vpage, bool code)
     *addr = mark;
 }
 
-/* Empty the TLB. */
+/* Empty the TLB.  QEMU sizes it then by how much of it was used in the last 100 ms of host
+ * time.  A small one, mapped directly, makes two hot pages that share an entry cost five
+ * times the run, so it is kept from shrinking below TLB_LEAST entries. */
 void tt_drop_tlb(Engine *e)
 {
     e->epoch++;
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        uint64_t entries = tt_tlb_entries(e, mode), least = entries < TLB_LEAST ? entries : TLB_LEAST / 2;
+        uint8_t *desc = e->env + tt_layout.tlb_desc + mode * tt_layout.tlb_desc_size;
+        uint64_t *most_used = (uint64_t *)(desc + TLB_WINDOW_MOST);
+        if (*most_used < least) /* all used: it doubles; half: it stays */
+            *most_used = least;
+    }
     tt_inside.tlb_flush(e->cpu);
 }
 
@@ -281,16 +297,9 @@ void tt_revoke_stores(Engine *e)
     }
 }
 
-/* Empty the TLB, and forget where rights were granted.  QEMU makes a TLB smaller that it
- * finds little used when it is emptied; that it was emptied by us says nothing of the guest. */
+/* Empty the TLB, and forget where rights were granted. */
 void tt_flush_tlb(Engine *e)
 {
-    for (int mode = 0; mode < MMU_MODES; mode++) {
-        uint64_t half = (tlb_of(e, mode)->mask / sizeof(TlbEntry) + 1) / 2;
-        uint64_t *most_used = (uint64_t *)(e->env + tt_layout.tlb_desc + mode * tt_layout.tlb_desc_size + TLB_WINDOW_MOST);
-        if (*most_used < half)
-            *most_used = half;
-    }
     tt_drop_tlb(e);
     for (uint64_t i = 0; i < e->ram_size / PAGE_SIZE; i++) {
         Page *p = &e->pages[i];
