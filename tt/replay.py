@@ -280,16 +280,16 @@ def verify(
 
 def check_checkpoint(machine: Machine, checkpoint: StoredCheckpoint) -> None:
     """Compare a machine with the trace's checkpoint of its tick; raises `Divergence`."""
-    where = f"the checkpoint at tick {checkpoint.tick:,} is of another state"
+    where = f"replay diverges at tick {checkpoint.tick:,}: the checkpoint there is of another state"
     found = machine.save()
     if checkpoint.state != found:
         parts = [name for name in found if checkpoint.state.get(name) != found[name]]
-        raise Divergence(f"{where}: {', '.join(parts)}")
+        raise Divergence(f"{where} ({', '.join(parts)})")
     if checkpoint.digest != machine.engine.ram_digest():
-        raise Divergence(f"{where}: its digest of RAM")
+        raise Divergence(f"{where} (RAM)")
     for page in set_bits(int.from_bytes(checkpoint.changed, "little")):
         if checkpoint.page(page) != machine.engine.read(page * PAGE, PAGE):
-            raise Divergence(f"{where}: the page of RAM at {page * PAGE:#x}")
+            raise Divergence(f"{where} (the page of RAM at {page * PAGE:#x})")
 
 
 def _narrow(

@@ -75,8 +75,10 @@ class Client:
 
 
 @pytest.fixture(scope="module")
-def timeline(demo_trace: Path, tmp_path: Path) -> Iterator[Timeline]:
-    with Trace.open(shutil.copy(demo_trace, tmp_path)) as trace:  # bookmarks are written into it
+def timeline(demo_trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Timeline]:
+    with Trace.open(
+        shutil.copy(demo_trace, tmp_path_factory.mktemp("gdb"))
+    ) as trace:  # bookmarks are written into it
         yield Timeline(trace)
 
 
