@@ -13,8 +13,8 @@ The public names, loaded when they are first used::
         replay.machine.engine.registers()
         tt.verify(trace).good                            # everything, compared with the record
 
-        timeline = tt.Timeline(trace)                    # forwards and backwards, with checkpoints in memory
-        timeline.seek(trace.end_tick)
+        timeline = tt.Timeline(trace)                    # forwards and backwards, by checkpoints
+        timeline.seek("90%")
         timeline.reverse_step()
         timeline.last_write(0xFFFFFFFF82A1AA40)          # who wrote this?
 """

@@ -99,14 +99,26 @@ class Timeline:
         """Return `size` bytes at the guest's virtual `addr`; raises `IndexError` where nothing is mapped."""
         return self.machine.engine.read_virtual(addr, size)
 
+    def read_physical(self, addr: int, size: int) -> bytes:
+        """Return `size` bytes at guest-physical `addr`; raises `IndexError` outside RAM."""
+        return self.machine.engine.read(addr, size)
+
+    def translate(self, addr: int) -> int | None:
+        """Return the guest-physical address behind a virtual one, or None where nothing is mapped."""
+        return self.machine.engine.translate(addr)
+
     def digest(self) -> bytes:
         """Return the 16-byte digest of the whole state."""
         return self.machine.digest()
 
     # ---- going somewhere
 
-    def seek(self, tick: int) -> None:
-        """Go to `tick`, wherever it is; raises `UsageError` when the recording has no such tick."""
+    def seek(self, position: int | str) -> None:
+        """Go to a tick, or to what a position names (`tt.position`), wherever it is.
+
+        Raises `UsageError` when the recording has no such place.
+        """
+        tick = self.trace.resolve(position, self.tick) if isinstance(position, str) else position
         if not 0 <= tick <= self.end_tick:
             raise UsageError(f"tick {tick:,} is not in the recording: it has 0 to {self.end_tick:,}")
         try:

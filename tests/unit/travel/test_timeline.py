@@ -110,3 +110,25 @@ def test_run_until(timeline: Timeline) -> None:
 def test_outside_is_refused(trace: Trace, timeline: Timeline) -> None:
     with pytest.raises(UsageError, match="not in the recording"):
         timeline.seek(trace.end_tick + 1)
+
+
+def test_positions_as_they_are_typed(timeline: Timeline) -> None:
+    timeline.seek("50%")
+    assert timeline.tick == timeline.end_tick // 2
+    timeline.seek("-1_000")
+    assert timeline.tick == timeline.end_tick // 2 - 1000
+    timeline.seek("end")
+    assert timeline.tick == timeline.end_tick
+    with pytest.raises(UsageError, match="past the end"):
+        timeline.seek("+1")
+    assert timeline.tick == timeline.end_tick
+
+
+def test_physical_memory_lies_behind_virtual(timeline: Timeline) -> None:
+    timeline.seek(5_000_000)
+    rip = timeline.registers()["rip"]
+    physical = timeline.translate(rip)
+    assert physical is not None
+    assert timeline.read_physical(physical, 8) == timeline.read(rip, 8)
+    with pytest.raises(IndexError):
+        timeline.read_physical(1 << 50, 1)
