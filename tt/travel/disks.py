@@ -79,18 +79,6 @@ class RecordedDisk(OverlayDisk):
         """Become what it was on first arrival at `tick`."""
         self.done = bisect_left(self._history.ticks, tick)
 
-    def read(self, lba: int, count: int) -> bytes:
-        """Return `count` sectors from `lba`; raises `IndexError` past the end."""
-        self._check(lba, count)
-        if not count:
-            return b""
-        first, last = lba // _SECTORS_PER_BLOCK, (lba + count - 1) // _SECTORS_PER_BLOCK
-        if not any(block in self._history.blocks for block in range(first, last + 1)):
-            return self._base.read(lba, count)
-        joined = b"".join(self._block(block) for block in range(first, last + 1))
-        skip = (lba - first * _SECTORS_PER_BLOCK) * SECTOR
-        return joined[skip : skip + count * SECTOR]
-
     def write(self, lba: int, data: bytes) -> None:
         """Go one write on; raises `Divergence` where the record has another."""
         count, rest = divmod(len(data), SECTOR)
@@ -136,6 +124,9 @@ class RecordedDisk(OverlayDisk):
         return self.written, int.from_bytes(self.digest(), "little")
 
     # ---- inside
+
+    def _has(self, block: int) -> bool:
+        return block in self._history.blocks
 
     def _block(self, block: int) -> bytes:
         return self._version(block, self.done)

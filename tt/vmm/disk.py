@@ -96,7 +96,7 @@ class OverlayDisk:
     def read(self, lba: int, count: int) -> bytes:
         self._check(lba, count)
         first, last = lba // _SECTORS_PER_BLOCK, (lba + count - 1) // _SECTORS_PER_BLOCK
-        if not any(b in self.blocks for b in range(first, last + 1)):
+        if not any(self._has(block) for block in range(first, last + 1)):
             return self._base.read(lba, count)
         joined = b"".join(self._block(b) for b in range(first, last + 1))
         skip = (lba - first * _SECTORS_PER_BLOCK) * SECTOR
@@ -139,6 +139,9 @@ class OverlayDisk:
     def restore(self, saved: tuple[dict[int, bytes], int]) -> None:
         """Go back to a snapshot."""
         self.blocks, self._digest = dict(saved[0]), saved[1]
+
+    def _has(self, block: int) -> bool:
+        return block in self.blocks
 
     def _block(self, block: int) -> bytes:
         data = self.blocks.get(block)
