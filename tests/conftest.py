@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from cli_rig import ROOT, TT
+
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # Started under nohup: the tests of signals, and what they start, are to have it as anybody else has.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
