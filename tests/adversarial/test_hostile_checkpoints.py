@@ -158,4 +158,7 @@ def test_verify_notices(indexed: Path, tmp_path: Path) -> None:
     path = forge(indexed, tmp_path, change)
     with Trace.open(path) as trace:
         verdict = verify(trace)
-    assert not verdict.good and "tick 2,000,000: the checkpoint there is of another state (cpu)" in verdict.message
+    assert (
+        not verdict.good
+        and "tick 2,000,000: the checkpoint there is of another state (cpu)" in verdict.message
+    )
