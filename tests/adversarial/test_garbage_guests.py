@@ -75,6 +75,7 @@ def test_noise(tmp_path: Path, head: str, seed: int, size: int) -> None:
     try_to_run(path)
 
 
+@pytest.mark.slow
 @everyday
 @given(code=st.binary(min_size=1, max_size=64))
 @example(code=b"\xeb\xfe")  # jmp .

@@ -21,6 +21,7 @@ JOBS, JOB_BYTES, NEXT = 12, 40, 32  # guests/denali/bug.c
 FIRST_EPOCH = 1_700_000_001
 
 
+@pytest.mark.slow
 def test_every_command_prints_what_is_shown() -> None:
     done = subprocess.run(
         [sys.executable, "docs/generate_tutorial.py", "--check"],

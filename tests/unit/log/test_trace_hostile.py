@@ -84,7 +84,7 @@ def damage(data: bytes, what: st.DataObject) -> bytes:
     return bytes(changed)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(what=st.data())
 def test_damage_is_told_or_harmless(
     sound: Path, contents: dict[str, str], tmp_path: Path, what: st.DataObject
