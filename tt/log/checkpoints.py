@@ -85,13 +85,11 @@ class CheckpointWriter:
         """Store a checkpoint after all others: `pages` u32 numbers, rising, and their `contents`."""
         numbers = array("I", pages)
         refs = array("I", bytes(4 * len(numbers)))
-        fresh: list[memoryview] = []
-        view = memoryview(contents)
+        fresh: list[bytes] = []
         bits = bytearray(max(numbers, default=0) // 8 + 1)
         for i, number in enumerate(numbers):
             bits[number >> 3] |= 1 << (number & 7)
-            content = view[i * PAGE : (i + 1) * PAGE]
-            refs[i] = self._reference(content, fresh)
+            refs[i] = self._reference(contents[i * PAGE : (i + 1) * PAGE], fresh)
         if fresh:
             self._put_pack(fresh)
         self._live.update(ref // PACK_PAGES for ref in refs if ref != ZEROS)
@@ -106,7 +104,7 @@ class CheckpointWriter:
 
     # ---- inside
 
-    def _reference(self, content: memoryview, fresh: list[memoryview]) -> int:
+    def _reference(self, content: bytes, fresh: list[bytes]) -> int:
         if content == _ZERO_PAGE:
             return ZEROS
         key = blake2b(content, digest_size=16).digest()
@@ -123,7 +121,7 @@ class CheckpointWriter:
         self._known[key] = ref
         return ref
 
-    def _put_pack(self, fresh: list[memoryview]) -> None:
+    def _put_pack(self, fresh: list[bytes]) -> None:
         packed = self._compressor.compress(b"".join(fresh))
         self._insert("page_packs", self._next_pack, len(fresh), packed)
         self._pack_bytes[self._next_pack] = len(packed)
