@@ -21,6 +21,8 @@ from tt.vmm.machine import Machine
 
 PAGE = 4096
 _ZEROS = bytes(PAGE)
+ODD_STATE = (EngineError, KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError)
+"""What a machine may raise when it is given a state that no machine was ever in."""
 _STATE_SIZE = 60_000  # bytes that a state takes in memory, roughly
 
 
@@ -139,7 +141,7 @@ class CheckpointStore:
             disk.go_to(tick)
         try:
             machine.load(state)
-        except (EngineError, KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as e:
+        except ODD_STATE as e:
             if isinstance(checkpoint, KeptCheckpoint):
                 raise
             raise BadInput(f"the checkpoint at tick {tick:,} is damaged ({e})") from None

@@ -17,7 +17,7 @@ from tt.log.checkpoints import StoredCheckpoint
 from tt.record import state_digest
 from tt.replay import TraceSource, config_of, extract_embedded
 from tt.travel import search, sources, stepping, writes
-from tt.travel.checkpoints import CheckpointStore
+from tt.travel.checkpoints import ODD_STATE, CheckpointStore
 from tt.travel.disks import RecordedDisk, histories
 from tt.travel.stops import Arrival, Stops
 from tt.travel.writes import Write
@@ -123,11 +123,12 @@ class Timeline:
             raise UsageError(f"tick {tick:,} is not in the recording: it has 0 to {self.end_tick:,}")
         try:
             self._go(tick)
-        except BadInput as e:
-            # The events are enough to go anywhere; checkpoints only shorten the way.
+        except (BadInput, *ODD_STATE) as e:
+            # The events are enough to go anywhere; checkpoints only shorten the way.  One that
+            # somebody forged may set a device up so that it fails only when it runs.
             if not self._store.forget_stored():
                 raise
-            self.damage = str(e)
+            self.damage = str(e) if isinstance(e, BadInput) else f"a checkpoint is damaged ({e})"
             self.machine.door.source = TraceSource(self.trace, self.tick)
             self._go(tick)
 
