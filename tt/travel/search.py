@@ -43,15 +43,9 @@ def proceed(timeline: Timeline, own: Sequence[StopPoint] = (), *, until: int | N
     with excursion(timeline):
         search = Search(timeline, [*timeline.stops.active, *own])
         last = timeline.end_tick if until is None else until
-        with closing(search.forward(last)) as groups:
-            for group in groups:
-                found = accept(group)
-                if found is not None:
-                    break
-            else:
-                found = None
-        if found is not None:
-            return _arrive(timeline, found, group)
+        accepted = _first_accepted(search.forward(last))
+        if accepted is not None:
+            return _arrive(timeline, *accepted)
         standing = timeline.tick
         timeline.seek(last)
         if until is not None and until > standing or last < timeline.end_tick:
@@ -63,19 +57,22 @@ def reverse_proceed(timeline: Timeline, own: Sequence[StopPoint] = (), *, until:
     """Go back to the last stop before here, or to tick `until`, power-on by default; see `proceed`."""
     with excursion(timeline):
         search = Search(timeline, [*timeline.stops.active, *own])
-        with closing(search.backward(until)) as groups:
-            for group in groups:
-                found = accept(group)
-                if found is not None:
-                    break
-            else:
-                found = None
-        if found is not None:
-            return _arrive(timeline, found, group)
+        accepted = _first_accepted(search.backward(until))
+        if accepted is not None:
+            return _arrive(timeline, *accepted)
         timeline.seek(until)
         if until == 0:
             return Arrival("start", 0, detail="the start of the recording")
         return Arrival("tick", until)
+
+
+def _first_accepted(groups: Generator[list[Found], None, None]) -> tuple[Found, list[Found]] | None:
+    with closing(groups):
+        for group in groups:
+            found = accept(group)
+            if found is not None:
+                return found, group
+    return None
 
 
 def accept(group: Sequence[Found]) -> Found | None:

@@ -213,7 +213,7 @@ class Timeline:
             self._store.take()
 
     def passing(self) -> None:
-        """Take note of having run up to here other than by `seek`: keep new ground, tell `progress`."""
+        """Take note of having run up to here: keep new ground, tell `progress`."""
         if self._keep and self.tick - self._store.nearest(self.tick) >= self._spacing:
             self._store.take()
         if self.progress is not None:
@@ -263,10 +263,7 @@ class Timeline:
                     f"({stop.detail or stop.reason}), the record goes on to {tick:,}"
                 )
             self._check_digest()
-            if self._keep and self.tick - self._store.nearest(self.tick) >= self._spacing:
-                self._store.take()
-            if self.progress is not None:
-                self.progress(self.tick)
+            self.passing()
 
     def _check_digest(self) -> None:
         """Compare with the record's digest of this tick, once."""

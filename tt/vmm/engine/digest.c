@@ -33,6 +33,7 @@ void tt_hash_page(const uint8_t *page, uint64_t number, uint64_t out[2])
 
 void tt_digest_update(Engine *e)
 {
+    bool any = false;
     for (uint64_t i = 0; i < e->ram_size / PAGE_SIZE; i++) {
         uint64_t *old = &e->page_hash[2 * i], new[2];
         if (!(e->pages[i].dirty & DIRTY_DIGEST))
@@ -43,9 +44,10 @@ void tt_digest_update(Engine *e)
             old[k] = new[k];
         }
         e->pages[i].dirty &= ~DIRTY_DIGEST;
+        any = true;
     }
-    /* Stores to these pages must be seen again. */
-    tt_revoke_stores(e);
+    if (any) /* stores to these pages must be seen again; no other page may be stored to unseen */
+        tt_revoke_stores(e);
 }
 
 /*
