@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 
 from tt.cli.parser import VERBS, Parser
@@ -19,38 +20,53 @@ ABOUT = "Record whole virtual machines, and go anywhere in their past."
 START = "New here?  Try `tt demo`.  `tt VERB --help` explains a verb, with examples."
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@dataclass(frozen=True)
+class Program:
+    """A command with verbs: each verb is a module of `package` with `register` and a `run`."""
+
+    name: str
+    about: str
+    start: str
+    verbs: Mapping[str, str]
+    package: str
+
+
+TT = Program("tt", ABOUT, START, VERBS, "tt.cli")
+
+
+def main(argv: Sequence[str] | None = None, program: Program = TT) -> int:
     """Run the command line `argv` (by default the process's own) and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _run(arguments)
+        code = _run(program, arguments)
         sys.stdout.flush()
     except TTError as e:
-        return _fail(str(e), e.exit_code)
+        return _fail(program, str(e), e.exit_code)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return _fail(program, "interrupted", 130)
     except BrokenPipeError:
         # Whoever read our output has had enough.  Python flushes again when it exits: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as e:
-        return _fail(str(e), TTError.exit_code)
+        return _fail(program, str(e), TTError.exit_code)
     return code
 
 
-def _run(arguments: list[str]) -> int:
-    parser = Parser(prog="tt", description=ABOUT, epilog=START)
+def _run(program: Program, arguments: list[str]) -> int:
+    parser = Parser(prog=program.name, description=program.about, epilog=program.start)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     subparsers = parser.add_subparsers(metavar="VERB", dest="verb", title="verbs")
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
-    if wanted is not None and wanted not in VERBS:
-        raise UsageError(f"{wanted!r} is no verb of tt: there are {', '.join(VERBS)}")
-    for name, about in VERBS.items():
+    if wanted is not None and wanted not in program.verbs:
+        raise UsageError(f"{wanted!r} is no verb of {program.name}: there are {', '.join(program.verbs)}")
+    for name, about in program.verbs.items():
         if name == wanted:
-            import_module(f"tt.cli.{name}").register(subparsers)
+            module = import_module(f"{program.package}.{name.replace('-', '_')}")
+            module.register(subparsers)
         else:
             subparsers.add_parser(name, help=about, add_help=False)
     try:
@@ -58,7 +74,7 @@ def _run(arguments: list[str]) -> int:
     except SystemExit as e:  # --help
         return int(e.code or 0)
     if options.version:
-        print(f"tt {version()}")
+        print(f"{program.name} {version()}")
         return 0
     if options.verb is None:
         parser.print_help()
@@ -74,10 +90,10 @@ def version() -> str:
     return tt.__version__
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(program: Program, message: str, code: int) -> int:
     from tt.log.text import printable  # a name in a trace may hold anything
 
-    print(f"tt: {printable(message)}", file=sys.stderr)
+    print(f"{program.name}: {printable(message)}", file=sys.stderr)
     return code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -47,9 +48,11 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def add_verb(subparsers: Subparsers, name: str, examples: str, more: str = "") -> argparse.ArgumentParser:
-    """Add the parser of a verb: its line in `VERBS`, `more` text, and `examples`, one command a line."""
-    about = VERBS[name]
+def add_verb(
+    subparsers: Subparsers, name: str, examples: str, more: str = "", *, verbs: Mapping[str, str] = VERBS
+) -> argparse.ArgumentParser:
+    """Add the parser of a verb: its line in `verbs`, `more` text, and `examples`, one command a line."""
+    about = verbs[name]
     lines = "\n".join(f"  {line.strip()}" for line in examples.strip().splitlines())
     return subparsers.add_parser(
         name,
