@@ -53,7 +53,7 @@ def cut_off(trace: Trace, writer: TraceWriter) -> None:
     tick = trace.end_tick // 2
     for name in trace.files:
         writer.add_file(name, trace.file(name))
-    writes = {write.number: write.data() for write in trace.disk_writes()}
+    writes = {write.event: write.data() for write in trace.disk_writes()}
     for number, event in trace.numbered_events():
         if event.tick < tick:
             writer.add(event._replace(data=writes.get(number, event.data)))

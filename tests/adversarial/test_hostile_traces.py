@@ -211,7 +211,7 @@ def test_forged_guests(demo_trace: Path, tmp_path: Path, guest: bytes, keep: int
     with Trace.open(demo_trace) as trace, TraceWriter(path, trace.meta, overwrite=True) as writer:
         original = trace.file("guest")
         writer.add_file("guest", original[:keep] + guest + original[keep + len(guest) :])
-        writes = {write.number: write.data() for write in trace.disk_writes()}
+        writes = {write.event: write.data() for write in trace.disk_writes()}
         for number, event in trace.numbered_events():
             writer.add(event._replace(data=writes.get(number, event.data)))
         writer.seal(trace.end_tick, trace.reason, trace.summary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,8 +36,8 @@ class Burst:
         return self.last
 
 
-def bursts(writes: Iterable[Write], gap_ns: int = BURST_GAP_NS) -> list[Burst]:
-    """Group `writes`, in order: a burst ends before a pause of at least `gap_ns`.
+def bursts(writes: Iterable[Write], gap_ns: int = BURST_GAP_NS, ends: Collection[int] = ()) -> list[Burst]:
+    """Group `writes`, in order: a burst ends before a pause of at least `gap_ns`, and at each of `ends`.
 
     Pauses are of guest time where the guest's clock is known, else of host time; a
     history with neither is one burst.
@@ -47,7 +47,7 @@ def bursts(writes: Iterable[Write], gap_ns: int = BURST_GAP_NS) -> list[Burst]:
     end: Write | None = None
     count = size = 0
     for write in writes:
-        if begin is not None and end is not None and _pause(end, write) >= gap_ns:
+        if begin is not None and end is not None and (_pause(end, write) >= gap_ns or end.number in ends):
             found.append(Burst(len(found) + 1, begin.number, end.number, count, size, begin, end))
             begin, count, size = None, 0, 0
         begin = begin or write

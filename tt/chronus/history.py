@@ -15,18 +15,19 @@ from typing import Any, Self
 
 from tt.chronus.bursts import BURST_GAP_NS, Burst, bursts
 from tt.chronus.instant import Instant
+from tt.chronus.packer import recover
 from tt.errors import UsageError
 from tt.events import Kind
 from tt.log import Trace
 from tt.log.blobs import HASH_SIZE
-from tt.log.disk_log import ChangeKind, DiskLog, Entry
+from tt.log.disk_log import Entry
+from tt.log.disk_rows import ChangeKind
+from tt.log.disk_writer import DISK_ONLY
 from tt.log.sectors import BLOCK_SECTORS, SECTOR
 from tt.vmm.config import MachineConfig, open_disks
 from tt.vmm.disk import BLOCK, Base
 
 _CACHED_BLOCKS = 4096
-DISK_ONLY = "disk"
-"""The `machine` of a trace that holds the history of a disk and no machine."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class History:
     """One disk of a trace, at every instant of its past.  Use `History.open`.
 
     Instant n is the disk after the first n writes of the trace: 0 is the base image, `count` the
-    newest.  `size` is bytes, `sectors` of 512 bytes, `disk` the number of the disk in its trace.
+    newest, `first` the oldest that is known: 0, unless older ones were squashed.
+    `size` is in bytes, `sectors` of 512 bytes, `disk` the number of the disk in its trace.
     """
 
     def __init__(self, trace: Trace, base: Base, disk: int) -> None:
@@ -71,7 +73,7 @@ class History:
         self.sectors = base.sectors
         self.size = base.sectors * SECTOR
         self._base = base
-        self._log = DiskLog(trace)
+        self._log = trace.disk_log
         self._cache: OrderedDict[tuple[int, int], bytes] = OrderedDict()  # (block, last piece) -> contents
 
     @classmethod
@@ -88,6 +90,7 @@ class History:
         `base` says where its base image is now; with `check_base`, one that has changed is refused.
         Raises `BadInput` for a damaged trace or a missing base, `UsageError` where there is no such disk.
         """
+        recover(Path(path))
         trace = Trace.open(path)
         try:
             config = config_of(trace)
@@ -126,10 +129,17 @@ class History:
         """How many writes there are: the instants are 0 to `count`."""
         return self._log.count
 
+    @property
+    def first(self) -> int:
+        """The oldest instant."""
+        return self._log.first - 1
+
     def write(self, number: int) -> Write:
-        """Return write `number`, from 1 to `count`."""
-        if not 1 <= number <= self.count:
-            raise UsageError(f"there is no write w{number}: {self.name} has w1 to w{self.count}")
+        """Return write `number`, from `first` + 1 to `count`."""
+        if not self.first < number <= self.count:
+            raise UsageError(
+                f"there is no write w{number}: {self.name} has w{self.first + 1} to w{self.count}"
+            )
         return self._write(self._log.entry(number))
 
     def writes(self, first: int = 1, last: int | None = None) -> Iterator[Write]:
@@ -139,8 +149,11 @@ class History:
                 yield self._write(entry)
 
     def bursts(self, first: int = 0, last: int | None = None, gap_ns: int = BURST_GAP_NS) -> list[Burst]:
-        """Group the writes between two instants: a burst ends where nothing is written for `gap_ns`."""
-        return bursts(self.writes(first + 1, last), gap_ns)
+        """Group the writes between two instants: a burst ends where nothing is written for `gap_ns`.
+
+        Where a bookmark is, one ends too.
+        """
+        return bursts(self.writes(first + 1, last), gap_ns, frozenset(self.bookmarks.values()))
 
     def changed_blocks(self, one: int, other: int) -> set[int]:
         """Return the blocks of 4 KB that were written to between two instants."""
@@ -151,11 +164,15 @@ class History:
 
     def at(self, instant: int) -> Instant:
         """Return the disk at an instant; raises `UsageError` where there is none."""
-        if not 0 <= instant <= self.count:
-            raise UsageError(
-                f"there is no instant w{instant}: {self.name} has w0 (the base) to w{self.count}"
-            )
+        self.check(instant)
         return Instant(self, instant)
+
+    def check(self, instant: int) -> int:
+        """Return `instant`, having raised `UsageError` where it is none of this history's."""
+        if not self.first <= instant <= self.count:
+            known = f"w{self.first} (older ones were squashed)" if self.first else "w0 (the base)"
+            raise UsageError(f"there is no instant w{instant}: {self.name} has {known} to w{self.count}")
+        return instant
 
     def block(self, block: int, instant: int) -> bytes:
         """Return a block of 4 KB at an instant (the last of a disk may be shorter)."""
@@ -194,7 +211,12 @@ class History:
         return describe(self, instant)
 
     def instant_at_tick(self, tick: int) -> int:
-        """Return the instant at which a tick first found the disk."""
+        """Return the instant at which a tick first found the disk.
+
+        Without a machine, ticks are numbers of writes.
+        """
+        if not self.has_machine:
+            return min(tick, self.count)
         return self._log.first_at("tick", tick)
 
     def instant_at_host_ns(self, host_ns: int) -> int:

@@ -39,12 +39,14 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:.+Z-]+)?")
 def resolve(history: History, text: str, current: int) -> int:
     """Return the instant that `text` names, standing at instant `current`; raises `UsageError`."""
     typed = text.strip()
-    if typed in ("base", "start"):
-        return 0
+    if typed == "start":
+        return history.first
+    if typed == "base":
+        return history.check(0)
     if typed == "end":
         return history.count
     if match := _WRITE.fullmatch(typed):
-        return _within(history, int(match[1]))
+        return history.check(int(match[1]))
     if match := _BURST.fullmatch(typed):
         return _burst(history, int(match[1]))
     if match := _AGO.fullmatch(typed):
@@ -58,20 +60,22 @@ def resolve(history: History, text: str, current: int) -> int:
         raise UsageError(f"{typed[:60]!r} is no instant of a disk: {GRAMMAR}") from None
     match where.anchor:
         case Anchor.HERE:
-            return _within(history, current + int(where.amount))
+            return history.check(current + int(where.amount))
         case Anchor.PERCENT if where.amount <= 100:
-            return int(history.count * where.amount / 100)
+            return history.first + int((history.count - history.first) * where.amount / 100)
         case Anchor.TICK if not history.has_machine:
-            return _within(history, int(where.amount))
+            return history.check(int(where.amount))
         case Anchor.BOOKMARK if where.name in history.bookmarks:
             return history.bookmarks[where.name]
-    return history.instant_at_tick(history.trace.resolve(typed))
+    return max(history.first, history.instant_at_tick(history.trace.resolve(typed)))
 
 
 def describe(history: History, instant: int) -> str:
     """Return an instant as people read it: `w17 · tick 1,234 · 12.3 s · 2026-11-22 14:03:10`."""
     if not instant:
         return "w0 · the base image"
+    if instant == history.first:
+        return f"w{instant} · the oldest instant, after squashing"
     write = history.write(instant)
     parts = [f"w{instant}"]
     if history.has_machine:
@@ -88,19 +92,11 @@ def format_host(host_ns: int) -> str:
     return datetime.fromtimestamp(host_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _within(history: History, number: int) -> int:
-    if not 0 <= number <= history.count:
-        raise UsageError(
-            f"there is no instant w{number}: {history.name} has w0 (the base) to w{history.count}"
-        )
-    return number
-
-
 def _burst(history: History, index: int) -> int:
     groups = history.bursts()
     if not 0 <= index <= len(groups):
         raise UsageError(f"there is no burst b{index}: {history.name} has b1 to b{len(groups)}")
-    return groups[index - 1].after if index else 0
+    return groups[index - 1].after if index else history.first
 
 
 def _newest(history: History, typed: str) -> int:

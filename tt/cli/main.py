@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 
 from tt.cli.parser import VERBS, Parser
@@ -29,6 +29,8 @@ class Program:
     start: str
     verbs: Mapping[str, str]
     package: str
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Modules of verbs whose names Python takes for itself."""
 
 
 TT = Program("tt", ABOUT, START, VERBS, "tt.cli")
@@ -65,8 +67,8 @@ def _run(program: Program, arguments: list[str]) -> int:
         raise UsageError(f"{wanted!r} is no verb of {program.name}: there are {', '.join(program.verbs)}")
     for name, about in program.verbs.items():
         if name == wanted:
-            module = import_module(f"{program.package}.{name.replace('-', '_')}")
-            module.register(subparsers)
+            module = program.modules.get(name, name)
+            import_module(f"{program.package}.{module}").register(subparsers)
         else:
             subparsers.add_parser(name, help=about, add_help=False)
     try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tt.errors import BadInput, TTError, UsageError
-from tt.events import Event
+from tt.events import Event, Kind
 from tt.log.writer import TraceWriter
 
 _WAITING_COMMITS = 8  # before whoever records has to wait for the disk
@@ -39,7 +40,7 @@ class BackgroundWriter:
         self._meta = meta
         self._overwrite = overwrite
         self._checkpoint_bytes = checkpoint_bytes
-        self._events: list[Event] = []
+        self._events: list[tuple[Event, int]] = []
         self._bytes = 0
         self._digests: list[tuple[int, bytes]] = []
         self._error: BaseException | None = None
@@ -52,7 +53,8 @@ class BackgroundWriter:
 
     def add(self, event: Event) -> None:
         """Log an event."""
-        self._events.append(event)
+        host_ns = time.time_ns() if event.kind is Kind.DISK_WRITE else 0
+        self._events.append((event, host_ns))
         self._bytes += len(event.data)
         if self._bytes > _LARGE_BYTES:
             self._hand_over()
@@ -119,8 +121,8 @@ class BackgroundWriter:
             return
 
         def job(writer: TraceWriter) -> None:
-            for event in events:
-                writer.add(event)
+            for event, host_ns in events:
+                writer.add(event, host_ns)
             for digest in digests:
                 writer.add_digest(*digest)
 

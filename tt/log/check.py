@@ -9,9 +9,11 @@ from tt.errors import BadInput
 from tt.events import Kind
 from tt.log.blobs import contents_digest
 from tt.log.connection import guard
+from tt.log.disk_rows import ChangeKind
+from tt.log.sectors import BLOCK_SECTORS
 
 if TYPE_CHECKING:
-    from tt.log.reader import Trace
+    from tt.log.reader import DiskWrite, Trace
 
 
 def problems(trace: Trace) -> Iterator[str]:
@@ -41,11 +43,11 @@ def _events(trace: Trace) -> Iterator[str]:
 
 
 def _disk_writes(trace: Trace) -> Iterator[str]:
-    """Every DISK_WRITE event has its row, with the contents the event was logged with."""
+    """Every DISK_WRITE event has its row, with the contents it was logged with, and the index agrees."""
     writes = trace.disk_writes()
     for number, event in trace.numbered_events(kinds={Kind.DISK_WRITE}):
         write = next(writes, None)
-        if write is None or (write.number, write.tick, write.disk, write.lba) != (
+        if write is None or (write.event, write.tick, write.disk, write.lba) != (
             number,
             event.tick,
             event.unit,
@@ -54,9 +56,26 @@ def _disk_writes(trace: Trace) -> Iterator[str]:
             yield f"{trace.path} is damaged: event #{number} and the disk writes disagree"
             return
         if contents_digest(write.data()) != event.data:
-            yield f"{trace.path} is damaged: the contents of disk write #{number} are others"
-    if next(writes, None) is not None:
-        yield f"{trace.path} is damaged: it holds disk writes that are no events"
+            yield f"{trace.path} is damaged: the contents of disk write w{write.number} are others"
+        yield from _indexed(trace, write)
+    for write in writes:
+        if write.event >= 0:
+            yield f"{trace.path} is damaged: it holds disk writes that are no events"
+            return
+        if write.kind is ChangeKind.DATA:
+            write.data()
+        yield from _indexed(trace, write)
+
+
+def _indexed(trace: Trace, write: DiskWrite) -> Iterator[str]:
+    """Each piece of a write is found again by its block."""
+    if trace.version < 3 or write.kind is not ChangeKind.DATA:
+        return
+    for lba, key, size in write.pieces():
+        found = trace.disk_log.pieces(write.disk, lba // BLOCK_SECTORS, write.number)
+        if not found or (found[-1].number, found[-1].key, found[-1].size) != (write.number, key, size):
+            yield f"{trace.path} is damaged: the index of its disk writes does not know w{write.number}"
+            return
 
 
 def _digests(trace: Trace) -> Iterator[str]:

@@ -17,9 +17,10 @@ from typing import Any, Self
 from tt.errors import BadInput, TTError
 from tt.log.checkpoints import CheckpointWriter
 from tt.log.connection import connect
-from tt.log.schema import TABLES, VERSION, Column, row_crc
+from tt.log.schema import TABLES, Column, probe, row_crc
 
 _TABLES = ("checkpoints", "page_packs")
+_FIRST_WITH_CHECKPOINTS = 2  # format version
 
 
 class CheckpointIndex:
@@ -56,6 +57,7 @@ class CheckpointIndex:
         """
         count = int(self._db.execute("SELECT count(*) FROM checkpoints").fetchone()[0])
         self._db.close()
+        version = probe(self.path)
         connect(self.path).close()  # it is a trace, and what is not is not written to
         db = sqlite3.connect(self.path, isolation_level=None)
         try:
@@ -66,7 +68,7 @@ class CheckpointIndex:
                 db.execute(f"DROP TABLE IF EXISTS main.{table}")
                 db.execute(TABLES[table])
                 db.execute(f"INSERT INTO main.{table} SELECT * FROM gathered.{table}")
-            db.execute(f"PRAGMA main.user_version = {VERSION}")
+            db.execute(f"PRAGMA main.user_version = {max(version, _FIRST_WITH_CHECKPOINTS)}")
             db.execute("COMMIT")
         except sqlite3.Error as e:
             raise TTError(f"cannot write {self.path}: {e}; it is as it was") from None

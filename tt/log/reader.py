@@ -21,6 +21,8 @@ from tt.log import chunks
 from tt.log.blobs import HASH_SIZE, contents_digest, unpack
 from tt.log.checkpoints import CheckpointReader, StoredCheckpoint
 from tt.log.connection import connect, guard
+from tt.log.disk_log import DiskLog, open_log
+from tt.log.disk_rows import ChangeKind
 from tt.log.schema import MAX_DIGEST, MAX_FILE_PIECES, PIECE, probe, row_crc
 from tt.log.sectors import SECTOR, piece_count, piece_sizes
 from tt.log.text import lines
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 DEFAULT_PERIOD_NS = 4
 _DEEPEST = 50
 _KEPT_CHUNKS = 1024
+_DISK_WRITE_COLUMNS = {
+    False: "number, tick, disk, lba, sectors, hashes",
+    True: "number, event, tick, host_ns, disk, kind, lba, sectors, hashes",
+}
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,19 @@ class Chunk:
 
 @dataclass(frozen=True)
 class DiskWrite:
-    """One write that reached a disk: `sectors` of 512 bytes from `lba`, logged as event `number`."""
+    """The `number`-th write (from 1) that reached a disk: `sectors` of 512 bytes from `lba`.
+
+    It was logged as event `event`, -1 where the trace has no machine, at `host_ns` (ns since 1970; 0
+    where a trace of before format 3 does not say).
+    """
 
     trace: Trace
     number: int
+    event: int
     tick: int
+    host_ns: int
     disk: int
+    kind: ChangeKind
     lba: int
     sectors: int
     hashes: bytes
@@ -64,6 +77,8 @@ class DiskWrite:
 
     def data(self) -> bytes:
         """Return the contents; raises `BadInput` when they are damaged."""
+        if self.kind is not ChangeKind.DATA:
+            return bytes(self.sectors * SECTOR)
         return b"".join(self.trace.blob(key, size) for _lba, key, size in self.pieces())
 
 
@@ -231,18 +246,38 @@ class Trace:
 
     def disk_writes(self) -> Iterator[DiskWrite]:
         """Yield the writes to all disks, in the order they happened."""
-        count, last = 0, -1
-        for row in self.rows("disk_writes", "number, tick, disk, lba, sectors, hashes"):
-            number, tick, disk, lba, sectors = (self._natural(value, "a disk write") for value in row[:5])
-            hashes = row[5]
-            if number <= last or not isinstance(hashes, bytes):
+        number, last_event, last_host = self.squashed_before, -1, 0
+        for row in self.rows("disk_writes", _DISK_WRITE_COLUMNS[self.version >= 3]):
+            *plain, hashes = row
+            if self.version >= 3:
+                found, event, tick, host_ns, disk, kind, lba, sectors = plain
+            else:
+                (event, tick, disk, lba, sectors), found, host_ns, kind = plain, number + 1, 0, 0
+            for value in (tick, host_ns, disk, kind, lba, sectors):
+                self._natural(value, "a disk write")
+            number += 1
+            with_machine = isinstance(event, int) and event > last_event
+            if found != number or not (with_machine or event == last_event == -1) or host_ns < last_host:
                 raise self.damaged("the disk writes are out of order")
-            if len(hashes) != HASH_SIZE * piece_count(lba, sectors):
+            pieces = piece_count(lba, sectors) if kind == ChangeKind.DATA else 0
+            if kind > max(ChangeKind) or not isinstance(hashes, bytes) or len(hashes) != HASH_SIZE * pieces:
                 raise self.damaged(f"disk write {number} has the wrong number of pieces")
-            count, last = count + 1, number
-            yield DiskWrite(self, number, tick, disk, lba, sectors, hashes)
-        if count != self.disk_write_count:
-            raise self.damaged(f"it should hold {self.disk_write_count} disk writes, it holds {count}")
+            last_event, last_host = event, host_ns
+            yield DiskWrite(
+                self, number, event, tick, host_ns, disk, ChangeKind(kind), lba, sectors, hashes
+            )  # fmt: skip
+        if number != self.disk_write_count:
+            raise self.damaged(f"it should hold {self.disk_write_count} disk writes, it holds {number}")
+
+    @cached_property
+    def squashed_before(self) -> int:
+        """The number of writes that were squashed: the instants before the last of them are forgotten."""
+        return self._natural(self.meta.get("squashed_before", 0), "squashed_before")
+
+    @cached_property
+    def disk_log(self) -> DiskLog:
+        """The disk writes, found by number, time and block."""
+        return open_log(self, self._db)
 
     def blob(self, key: bytes, size: int | None = None) -> bytes:
         """Return the contents stored under a hash (of `size` bytes, if given); raises `BadInput`."""

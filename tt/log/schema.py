@@ -22,7 +22,7 @@ from pathlib import Path
 from tt.errors import BadInput
 
 MAGIC = b"ttvm"
-VERSION = 2
+VERSION = 3
 PIECE = 64 << 10  # named files are stored in pieces of this many bytes
 MAX_DIGEST = 64  # bytes
 MAX_FILE_PIECES = 1 << 22
@@ -66,15 +66,28 @@ TABLES: dict[str, str] = {
         packed BLOB NOT NULL,  -- tt/log/blobs.py
         crc INTEGER NOT NULL
     )""",
+    # The log of what was written to disks, and the index of it by block: tt/log/disk_log.py.
     "disk_writes": """CREATE TABLE disk_writes (
-        number INTEGER PRIMARY KEY,  -- of its DISK_WRITE event
+        number INTEGER PRIMARY KEY,  -- from 1, over all disks
+        event INTEGER NOT NULL,  -- number of its DISK_WRITE event; -1 in a disk's history without a machine
         tick INTEGER NOT NULL,
+        host_ns INTEGER NOT NULL,  -- when it was logged, since 1970; never less than the one before
         disk INTEGER NOT NULL,
+        kind INTEGER NOT NULL,  -- 0 data, 1 zeros, 2 a discard
         lba INTEGER NOT NULL,  -- 512-byte sectors
         sectors INTEGER NOT NULL,
-        hashes BLOB NOT NULL,  -- 16 bytes for each piece, cut on the disk's 4 KB grid
+        hashes BLOB NOT NULL,  -- of data: 16 bytes for each piece, cut on the disk's 4 KB grid
         crc INTEGER NOT NULL
     )""",
+    "disk_blocks": """CREATE TABLE disk_blocks (
+        disk INTEGER NOT NULL,
+        block INTEGER NOT NULL,  -- of 4 KB, or a run of 256, 256 * 256, ... of them
+        number INTEGER NOT NULL,  -- of the write that touched it
+        place INTEGER NOT NULL,  -- which of its sectors
+        hash BLOB NOT NULL,  -- of the piece, empty for zeros
+        crc INTEGER NOT NULL,
+        PRIMARY KEY (disk, block, number)
+    ) WITHOUT ROWID""",
     # Named bytes of any size: kernel, initrd, an embedded base image.
     "files": """CREATE TABLE files (
         name TEXT PRIMARY KEY,
@@ -109,14 +122,26 @@ TABLES: dict[str, str] = {
         crc INTEGER NOT NULL
     )""",
 }
-_SINCE_VERSION_2 = {"checkpoints", "page_packs"}
+_SINCE = {"checkpoints": 2, "page_packs": 2, "disk_blocks": 3}
+_DISK_WRITES_BEFORE_3 = """CREATE TABLE disk_writes (
+        number INTEGER PRIMARY KEY,  -- of its DISK_WRITE event
+        tick INTEGER NOT NULL,
+        disk INTEGER NOT NULL,
+        lba INTEGER NOT NULL,  -- 512-byte sectors
+        sectors INTEGER NOT NULL,
+        hashes BLOB NOT NULL,  -- 16 bytes for each piece, cut on the disk's 4 KB grid
+        crc INTEGER NOT NULL
+    )"""
 
 Column = int | str | bytes
 
 
 def tables_of(version: int) -> dict[str, str]:
     """Return the tables that a trace of format `version` has."""
-    return {name: create for name, create in TABLES.items() if version > 1 or name not in _SINCE_VERSION_2}
+    tables = {name: create for name, create in TABLES.items() if version >= _SINCE.get(name, 1)}
+    if version < 3:
+        tables["disk_writes"] = _DISK_WRITES_BEFORE_3
+    return tables
 
 
 def row_crc(table: str, *columns: Column) -> int:
@@ -126,16 +151,16 @@ def row_crc(table: str, *columns: Column) -> int:
 
         "i" int64 LE     or     "b" length u64 LE, bytes     or     "s" length u64 LE, UTF-8
     """
-    crc = zlib.crc32(table.encode())
+    parts = [table.encode()]
     for column in columns:
         if isinstance(column, int):
-            crc = zlib.crc32(b"i" + struct.pack("<q", column), crc)
+            parts.append(b"i" + column.to_bytes(8, "little", signed=True))
         elif isinstance(column, bytes):
-            crc = zlib.crc32(column, zlib.crc32(b"b" + struct.pack("<Q", len(column)), crc))
+            parts += (b"b" + len(column).to_bytes(8, "little"), column)
         else:
             text = column.encode()
-            crc = zlib.crc32(text, zlib.crc32(b"s" + struct.pack("<Q", len(text)), crc))
-    return crc
+            parts += (b"s" + len(text).to_bytes(8, "little"), text)
+    return zlib.crc32(b"".join(parts))
 
 
 def probe(path: Path) -> int:

@@ -29,10 +29,11 @@ from typing import Any, BinaryIO, Self
 from tt.errors import BadInput, TTError, UsageError
 from tt.events import Event, Kind
 from tt.log import chunks
-from tt.log.blobs import MAX_BLOB, contents_digest, pack
+from tt.log.blobs import MAX_BLOB, contents_digest
 from tt.log.checkpoints import CheckpointWriter
+from tt.log.disk_rows import BlobStore, ChangeKind, put_write
 from tt.log.schema import MAGIC, MAX_DIGEST, PIECE, TABLES, VERSION, Column, row_crc
-from tt.log.sectors import SECTOR, split_on_grid
+from tt.log.sectors import SECTOR
 
 _BUFFERED_BYTES = 8 << 20  # contents of disk writes kept in memory before they go to SQLite
 _SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -56,7 +57,10 @@ class TraceWriter:
     ) -> None:
         self.path = Path(path)
         self._events: list[Event] = []
-        self._written: list[tuple[int, Event]] = []  # disk writes not yet in SQLite, with their event numbers
+        self._written: list[
+            tuple[int, int, Event]
+        ] = []  # disk writes not yet in SQLite: event number, host ns
+        self._last_host_ns = 0
         self._written_bytes = 0
         self._digests: list[tuple[int, bytes]] = []
         self._last_digest: tuple[int, bytes] = (-1, b"")
@@ -82,17 +86,22 @@ class TraceWriter:
             self._put_progress(0, sealed=False, reason="", summary={})
             self._db.execute("COMMIT")
             self._db.execute("BEGIN IMMEDIATE")
+            self._blobs = BlobStore(self._db)
             self._checkpoints = CheckpointWriter(self._db, self._insert, most_bytes=checkpoint_bytes)
 
     # What is recorded
 
-    def add(self, event: Event) -> None:
-        """Log an event.  Ticks must not go backwards; DISK_WRITE carries the contents in `data`."""
+    def add(self, event: Event, host_ns: int = 0) -> None:
+        """Log an event.  Ticks must not go backwards; DISK_WRITE carries the contents in `data`.
+
+        `host_ns` is the host's time of a disk write, in ns since 1970.
+        """
         if event.kind is Kind.DISK_WRITE:
             if len(event.data) % SECTOR or max(event.value, event.unit, event.tick) > chunks.MAX_TICK:
                 raise ValueError(f"a disk write of {len(event.data)} bytes at lba {event.value}")
             number = self._event_count + len(self._events)
-            self._written.append((number, event))
+            self._last_host_ns = max(self._last_host_ns, host_ns)
+            self._written.append((number, self._last_host_ns, event))
             self._written_bytes += len(event.data)
             event = event._replace(data=contents_digest(event.data))
             if self._written_bytes > _BUFFERED_BYTES:
@@ -120,7 +129,7 @@ class TraceWriter:
         if len(data) > MAX_BLOB:
             raise ValueError(f"a blob of {len(data)} bytes: use add_file")
         with self._guard():
-            return self._put_blob(data)
+            return self._blobs.put(data)
 
     def add_file(self, name: str, contents: bytes | BinaryIO) -> int:
         """Store named bytes of any size (or a file open for reading); return their size."""
@@ -128,7 +137,7 @@ class TraceWriter:
         size = 0
         with self._guard():
             for piece in _pieces(contents):
-                hashes += self._put_blob(piece)
+                hashes += self._blobs.put(piece)
                 size += len(piece)
             self._insert("files", name, size, bytes(hashes))
         return size
@@ -243,20 +252,14 @@ class TraceWriter:
         self._events.clear()
 
     def _put_disk_writes(self) -> None:
-        for number, event in self._written:
-            pieces = split_on_grid(event.value, event.data)
-            hashes = b"".join(self._put_blob(piece) for piece in pieces)
-            sectors = len(event.data) // SECTOR
-            self._insert("disk_writes", number, event.tick, event.unit, event.value, sectors, hashes)
-        self._disk_write_count += len(self._written)
+        for number, host_ns, event in self._written:
+            self._disk_write_count += 1
+            put_write(
+                self._db, self._blobs.put, self._disk_write_count, number, event.tick, host_ns, event.unit,
+                ChangeKind.DATA, event.value, len(event.data) // SECTOR, event.data,
+            )  # fmt: skip
         self._written.clear()
         self._written_bytes = 0
-
-    def _put_blob(self, data: bytes) -> bytes:
-        key = contents_digest(data)
-        if self._db.execute("SELECT 1 FROM blobs WHERE hash = ?", (key,)).fetchone() is None:
-            self._insert("blobs", key, len(data), pack(data))
-        return key
 
     def _put_progress(self, tick: int, sealed: bool, reason: str, summary: Mapping[str, Any]) -> None:
         counts = (self._event_count, self._disk_write_count, self._digest_count)

@@ -350,6 +350,8 @@ def build_machine(
             host_clock=clock,
             entropy=entropy,
         )
+    elif config.machine == "disk":
+        raise BadInput("this is the history of a disk, with no machine to run: look into it with chronus")
     else:
         raise BadInput(f"unknown machine {config.machine!r}: the trace is damaged, or from a newer tt")
     return machine

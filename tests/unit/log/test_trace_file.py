@@ -16,6 +16,7 @@ from test_trace_chunks import events_of
 from tt.errors import BadInput, TTError, UsageError
 from tt.events import Event, Kind
 from tt.log import ConsoleCoalescer, Trace, TraceWriter, contents_digest
+from tt.log.schema import VERSION
 
 META = {"machine": {"kind": "pc", "mem": 1 << 28}, "period_ns": 4}
 
@@ -253,7 +254,7 @@ def test_the_header_says_what_it_is(tmp_path: Path) -> None:
         writer.seal(1, "")
     header = path.read_bytes()[:100]
     assert header[:16] == b"SQLite format 3\0"
-    assert (header[60:64], header[68:72]) == (b"\0\0\0\2", b"ttvm")
+    assert (header[60:64], header[68:72]) == (struct.pack(">I", VERSION), b"ttvm")
     assert header[18] == 1
 
 
@@ -297,7 +298,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         Trace.open(path)
 
 
-@pytest.mark.parametrize(("version", "complaint"), [(3, "newer than 2"), (0, "no format version")])
+@pytest.mark.parametrize(
+    ("version", "complaint"), [(VERSION + 1, f"newer than {VERSION}"), (0, "no format version")]
+)
 def test_other_versions_are_refused(tmp_path: Path, version: int, complaint: str) -> None:
     path = tmp_path / "x.tt"
     with TraceWriter(path, {}) as writer:

@@ -215,7 +215,7 @@ FORGERIES: dict[str, Callable[[sqlite3.Connection], object]] = {
     "negative file": lambda db: put(db, "files", "kernel", -5, b""),
     "bookmark before the start": lambda db: put(db, "bookmarks", "x", -5),
     "many events": lambda db: put(db, "progress", 1, 30_000, 1 << 62, 6, 6, 1, "", "{}"),
-    "long disk write": lambda db: put(db, "disk_writes", 2, 9, 0, 0, 1 << 62, b""),
+    "long disk write": lambda db: put(db, "disk_writes", 1, 2, 9, 0, 0, 0, 0, 1 << 62, b""),
     "blob of another": lambda db: put(db, "blobs", bytes(16), 3, b"abc"),
 }
 

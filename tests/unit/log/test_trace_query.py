@@ -51,7 +51,7 @@ def test_console_is_a_table_of_lines(trace: Trace) -> None:
 
 
 def test_rows_and_events_join(trace: Trace) -> None:
-    query = "select e.tick, w.lba, w.sectors from events e join disk_writes w using (number)"
+    query = "select e.tick, w.lba, w.sectors from events e join disk_writes w on w.event = e.number"
     assert ask(trace, query) == [(110, 64, 16)]
     assert ask(trace, "select name from bookmarks") == [("here",)]
     assert ask(trace, "with e as (select * from events) select count(*) from e") == [(24 + 1,)]

@@ -14,6 +14,7 @@ CHRONUS = tt_main.Program(
     "`chronus VERB --help` explains a verb, with examples; docs/chronus.md walks through a search.",
     VERBS,
     "tt.cli.chronus",
+    {"import": "import_images"},
 )
 
 

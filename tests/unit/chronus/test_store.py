@@ -1,0 +1,253 @@
+"""The time-travel disk: what was written is read again, at every instant."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+from chronus_rig import Model, lived, scribble, some_image
+
+from tt.chronus import spool
+from tt.chronus.history import History
+from tt.chronus.live import LiveDisk, create
+from tt.chronus.packer import recover
+from tt.chronus.squash import copy_from, squash
+from tt.cli.chronus.main import main
+from tt.errors import BadInput, TTError, UsageError
+from tt.log.disk_rows import LEVEL_SHIFT, levels_of, runs
+from tt.log.disk_writer import DiskWriter
+from tt.log.schema import probe
+
+
+@pytest.fixture(scope="module")
+def past(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model]:
+    return lived(tmp_path_factory.mktemp("lived"))
+
+
+def test_every_instant_reads_as_it_was(past: tuple[Path, Model]) -> None:
+    path, model = past
+    with History.open(path) as history:
+        assert history.count == max(model.then)
+        for number, contents in model.then.items():
+            assert history.at(number).read(0, history.sectors) == contents
+        assert not history.has_machine
+        assert history.trace.verify_structure() == []
+
+
+def test_it_ends_as_one_file(past: tuple[Path, Model]) -> None:
+    path, _model = past
+    assert {p.name for p in path.parent.iterdir()} == {"disk.tt", "base.img"}
+    assert probe(path) == 3
+
+
+def test_equal_names_mean_equal_contents(past: tuple[Path, Model]) -> None:
+    path, model = past
+    with History.open(path) as history:
+        instants = sorted(model.then)
+        known: dict[tuple[int, bytes], bytes] = {}
+        for instant in instants:
+            for block in range(history.size // 4096):
+                contents = model.then[instant][block * 4096 : block * 4096 + 4096]
+                name = history.identity(block, instant)
+                assert known.setdefault((block, name), contents) == contents
+
+
+def test_changed_blocks_are_all_that_differ(past: tuple[Path, Model]) -> None:
+    path, model = past
+    with History.open(path) as history:
+        one, other = sorted(model.then)[1], sorted(model.then)[-2]
+        changed = history.changed_blocks(one, other)
+        for block in range(-(-history.size // 4096)):
+            at = slice(block * 4096, block * 4096 + 4096)
+            if model.then[one][at] != model.then[other][at]:
+                assert block in changed
+
+
+def test_an_overlay_leaves_the_past_alone(past: tuple[Path, Model]) -> None:
+    path, model = past
+    with History.open(path) as history:
+        disk = history.at(history.count).overlay()
+        disk.write(8, b"\x5a" * 4096)
+        assert disk.read(8, 8) == b"\x5a" * 4096
+        assert history.at(history.count).read(0, history.sectors) == model.then[history.count]
+
+
+def test_readers_see_whole_writes_while_the_writer_goes_on(tmp_path: Path) -> None:
+    base = some_image(tmp_path / "base.img", 1 << 20)
+    create(tmp_path / "disk.tt", base)
+    model, chance = Model(base.read_bytes()), random.Random(3)
+    with LiveDisk(tmp_path / "disk.tt") as disk:
+        seen = 0
+        for _round in range(3):
+            scribble(disk, model, chance, 20)
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                with History.open(tmp_path / "disk.tt") as history:
+                    seen = history.count
+                    if seen in model.then and seen:
+                        assert history.at(seen).read(0, history.sectors) == model.then[seen]
+                if seen == disk.number:
+                    break
+                time.sleep(0.05)
+            assert seen == disk.number
+
+
+def test_packed_segments_give_way_and_are_read_from_the_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "SEGMENT_BYTES", 100_000)
+    base = some_image(tmp_path / "base.img", 1 << 20)
+    create(tmp_path / "disk.tt", base)
+    model, chance = Model(base.read_bytes()), random.Random(4)
+    with LiveDisk(tmp_path / "disk.tt", cache_bytes=0) as disk:
+        folder = spool.folder_of(tmp_path / "disk.tt")
+        scribble(disk, model, chance, 60)
+        assert disk.number
+        deadline = time.monotonic() + 20
+        while len(spool.segments(folder)) > 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(spool.segments(folder)) == 1
+        assert b"".join(disk.read(0, disk.size)) == model.contents
+
+
+def test_a_writer_waits_for_the_packer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "SEGMENT_BYTES", 50_000)
+    create(tmp_path / "disk.tt", None, 1 << 20)
+    with LiveDisk(tmp_path / "disk.tt", backlog_bytes=200_000) as disk:
+        for number in range(30):
+            disk.write(number * 4096, bytes([number]) * 40_960)
+        assert disk.read(29 * 4096, 1) == [b"\x1d"]
+
+
+def test_extents_tell_zeros(tmp_path: Path) -> None:
+    create(tmp_path / "disk.tt", None, 1 << 20)
+    with LiveDisk(tmp_path / "disk.tt") as disk:
+        disk.write(8192, b"x" * 4096)
+        assert disk.extents(0, 1 << 20) == [(8192, True), (4096, False), ((1 << 20) - 12288, True)]
+        disk.trim(0, 1 << 20)
+        assert disk.extents(4096, 8192) == [(8192, True)]
+
+
+def test_only_one_serves_a_history(tmp_path: Path) -> None:
+    create(tmp_path / "disk.tt", None, 1 << 20)
+    with LiveDisk(tmp_path / "disk.tt"):
+        with pytest.raises(BadInput, match="being served by another process"):
+            LiveDisk(tmp_path / "disk.tt")
+        with pytest.raises(BadInput, match="being served"):
+            squash(tmp_path / "disk.tt", 0)
+        assert not recover(tmp_path / "disk.tt")
+
+
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create(tmp_path / "disk.tt", None, 1 << 20)
+    with LiveDisk(tmp_path / "disk.tt") as disk:
+        disk.write(0, b"kept" * 1024)
+        real = __import__("os").writev
+
+        def full(descriptor: int, buffers: list[bytes]) -> int:
+            real(descriptor, [buffers[0][:10]])
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.writev", full)
+        with pytest.raises(TTError, match="No space left"):
+            disk.write(4096, b"lost" * 1024)
+        monkeypatch.undo()
+        disk.write(8192, b"more" * 1024)
+        assert b"".join(disk.read(0, 12288)) == b"kept" * 1024 + bytes(4096) + b"more" * 1024
+    with History.open(tmp_path / "disk.tt") as history:
+        assert history.count == 2
+        assert history.at(2).read(0, 24) == b"kept" * 1024 + bytes(4096) + b"more" * 1024
+
+
+# Squashing
+
+
+def test_squashing_keeps_every_later_instant(tmp_path: Path) -> None:
+    path, model = lived(tmp_path)
+    instants = sorted(model.then)
+    before = instants[len(instants) // 2]
+    size = path.stat().st_size
+    done = squash(path, before)
+    assert done.size_after < size
+    with History.open(path) as history:
+        assert history.first == history.resolve("start") == before
+        for number in instants:
+            if number >= before:
+                assert history.at(number).read(0, history.sectors) == model.then[number]
+            else:
+                with pytest.raises(UsageError, match="squashed"):
+                    history.at(number)
+        assert history.trace.verify_structure() == []
+    squash(path, max(instants))
+    with LiveDisk(path) as disk:
+        assert b"".join(disk.read(0, disk.size)) == model.then[max(instants)]
+        disk.write(0, b"y" * 512)
+        assert disk.number == max(instants) + 1
+
+
+def test_a_squashed_copy_holds_the_rest(past: tuple[Path, Model], tmp_path: Path) -> None:
+    path, model = past
+    before, newest = sorted(model.then)[2], max(model.then)
+    with History.open(path) as history:
+        copy_from(history, before, tmp_path / "copy.tt")
+    with History.open(tmp_path / "copy.tt") as copy:
+        assert copy.at(copy.resolve("@squashed")).read(0, copy.sectors) == model.then[before]
+        assert copy.at(copy.count).read(0, copy.sectors) == model.then[newest]
+
+
+def test_a_recording_is_not_squashed_in_place(demo_trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["squash", str(demo_trace), "--before", "50%"]) == 2
+    assert "give -o OUT.tt" in capsys.readouterr().err
+
+
+# Ranges
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_range_is_few_rows_that_cover_it_exactly(seed: int) -> None:
+    chance = random.Random(seed)
+    lba = chance.randrange(1 << chance.choice([4, 12, 24]))
+    sectors = chance.randrange(1, 1 << chance.choice([4, 12, 22]))
+    covered: dict[int, int] = {}
+    rows = list(runs(lba, sectors))
+    for key, place in rows:
+        level, index = key >> LEVEL_SHIFT, key & (1 << LEVEL_SHIFT) - 1
+        first, count = place & 15, place >> 4
+        begin = (index << 8 * level) * 8 + first
+        covered[begin] = (8 << 8 * level) if level else count
+    at = lba
+    for begin in sorted(covered):
+        assert begin == at
+        at += covered[begin]
+    assert at == lba + sectors
+    assert len(rows) < 2 * 256 * 4
+    assert levels_of(lba // 8)[0] == lba // 8
+
+
+def test_a_discard_of_a_whole_large_disk_is_a_few_rows(tmp_path: Path) -> None:
+    create(tmp_path / "disk.tt", None, 1 << 40)
+    with LiveDisk(tmp_path / "disk.tt") as disk:
+        disk.write(5 << 30, b"a" * 4096)
+        disk.trim(0, 1 << 32)
+        disk.trim(4 << 30, 2 << 30)
+        assert disk.read(5 << 30, 4) == [bytes(4)]
+    assert (tmp_path / "disk.tt").stat().st_size < 200_000
+    with History.open(tmp_path / "disk.tt") as history:
+        assert history.at(1).read((5 << 30) // 512, 1) == b"a" * 512
+        assert history.at(3).read((5 << 30) // 512, 1) == bytes(512)
+
+
+# Adding by hand
+
+
+def test_the_hosts_clock_may_step_back(tmp_path: Path) -> None:
+    create(tmp_path / "disk.tt", None, 1 << 20)
+    with DiskWriter(tmp_path / "disk.tt") as writer:
+        for host_ns in (100, 50, 200):
+            writer.add(0, 0, 0, 8, bytes([host_ns]) * 4096, host_ns)  # type: ignore[arg-type]
+        writer.seal("done")
+    with History.open(tmp_path / "disk.tt") as history:
+        assert [write.host_ns for write in history.writes()] == [100, 100, 200]
+        assert history.instant_at_host_ns(150) == 2
