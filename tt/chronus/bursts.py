@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tt.log.sectors import SECTOR
+
 if TYPE_CHECKING:
-    from tt.chronus.history import Write
+    from tt.chronus.history import History, Write
 
 BURST_GAP_NS = 1_000_000_000
 """A pause of this long ends a burst: twice as often as Linux commits its journal at its quickest."""
@@ -36,32 +38,29 @@ class Burst:
         return self.last
 
 
-def bursts(writes: Iterable[Write], gap_ns: int = BURST_GAP_NS, ends: Collection[int] = ()) -> list[Burst]:
-    """Group `writes`, in order: a burst ends before a pause of at least `gap_ns`, and at each of `ends`.
+def bursts(
+    history: History, first: int, last: int, gap_ns: int = BURST_GAP_NS, ends: Collection[int] = ()
+) -> list[Burst]:
+    """Group the writes of a history from number `first` to `last`.
 
-    Pauses are of guest time where the guest's clock is known, else of host time; a
-    history with neither is one burst.
+    A burst ends before a pause of at least `gap_ns`, and at each of `ends`.  Pauses are of guest time where
+    there is a machine, else of host time; a history that knows neither is one burst.
     """
     found: list[Burst] = []
-    begin: Write | None = None
-    end: Write | None = None
-    count = size = 0
-    for write in writes:
-        if begin is not None and end is not None and (_pause(end, write) >= gap_ns or end.number in ends):
-            found.append(Burst(len(found) + 1, begin.number, end.number, count, size, begin, end))
-            begin, count, size = None, 0, 0
-        begin = begin or write
-        end = write
+    begin = end = count = sectors = before = 0
+    for number, now, size in history.rhythm(first, last):
+        if count and (now - before >= gap_ns or end in ends):
+            found.append(_burst(history, len(found) + 1, begin, end, count, sectors))
+            count = sectors = 0
+        if not count:
+            begin = number
+        end, before = number, now
         count += 1
-        size += write.size
-    if begin is not None and end is not None:
-        found.append(Burst(len(found) + 1, begin.number, end.number, count, size, begin, end))
+        sectors += size
+    if count:
+        found.append(_burst(history, len(found) + 1, begin, end, count, sectors))
     return found
 
 
-def _pause(one: Write, two: Write) -> int:
-    if one.guest_ns is not None and two.guest_ns is not None:
-        return two.guest_ns - one.guest_ns
-    if one.host_ns is not None and two.host_ns is not None:
-        return two.host_ns - one.host_ns
-    return 0
+def _burst(history: History, index: int, first: int, last: int, count: int, sectors: int) -> Burst:
+    return Burst(index, first, last, count, sectors * SECTOR, history.write(first), history.write(last))

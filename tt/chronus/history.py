@@ -117,7 +117,7 @@ class History:
     ) -> None:
         self.close()
 
-    @property
+    @cached_property
     def has_machine(self) -> bool:
         """Whether the trace is a recording, whose writes have ticks, rather than a disk's history alone."""
         return bool(self.trace.meta.get("machine") != DISK_ONLY)
@@ -153,7 +153,16 @@ class History:
 
         Where a bookmark is, one ends too.
         """
-        return bursts(self.writes(first + 1, last), gap_ns, frozenset(self.bookmarks.values()))
+        end = self.count if last is None else last
+        return bursts(self, first + 1, end, gap_ns, frozenset(self.bookmarks.values()))
+
+    def rhythm(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (number, time in ns, sectors) of the writes to this disk from number `first` to `last`.
+
+        The time is the guest's where there is a machine, else the host's.
+        """
+        for number, tick, host_ns, sectors in self._log.rhythm(self.disk, first, last):
+            yield number, self._guest_ns(tick) if self.has_machine else host_ns, sectors
 
     def changed_blocks(self, one: int, other: int) -> set[int]:
         """Return the blocks of 4 KB that were written to between two instants."""

@@ -76,6 +76,13 @@ class DiskLog(ABC):
         """Yield the writes from `first` to `last`, both among them."""
 
     @abstractmethod
+    def rhythm(self, disk: int, first: int, last: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (number, tick, host_ns, sectors) of the writes to a disk from `first` to `last`, quickly.
+
+        Checksums are not looked at: it is for grouping, and each write is checked when it is read.
+        """
+
+    @abstractmethod
     def pieces(self, disk: int, block: int, number: int) -> list[Piece]:
         """Return what makes a block as it is after write `number`, oldest first.
 
@@ -139,6 +146,14 @@ class StoredDiskLog(DiskLog):
                 yield entry
         if expected <= last:
             raise self._trace.damaged(f"disk write {expected} is missing")
+
+    def rhythm(self, disk: int, first: int, last: int) -> Iterator[tuple[int, int, int, int]]:
+        query = (
+            "SELECT number, tick, host_ns, sectors FROM disk_writes "
+            "WHERE number BETWEEN ? AND ? AND disk = ? ORDER BY number"
+        )
+        with guard(self._trace.path):
+            yield from self._db.execute(query, (max(first, self.first), min(last, self.count), disk))
 
     def pieces(self, disk: int, block: int, number: int) -> list[Piece]:
         found: list[Piece] = []
@@ -208,6 +223,11 @@ class OldDiskLog(DiskLog):
 
     def entries(self, first: int = 1, last: int | None = None) -> Iterator[Entry]:
         yield from self._entries[max(first, 1) - 1 : last]
+
+    def rhythm(self, disk: int, first: int, last: int) -> Iterator[tuple[int, int, int, int]]:
+        for entry in self.entries(first, last):
+            if entry.disk == disk:
+                yield entry.number, entry.tick, entry.host_ns, entry.sectors
 
     def pieces(self, disk: int, block: int, number: int) -> list[Piece]:
         pieces = self._blocks.get((disk, block), [])

@@ -134,6 +134,8 @@ _DISK_WRITES_BEFORE_3 = """CREATE TABLE disk_writes (
     )"""
 
 Column = int | str | bytes
+_INTEGER, _LENGTH = struct.Struct("<cq").pack, struct.Struct("<cQ").pack
+_I, _B, _S = b"i", b"b", b"s"
 
 
 def tables_of(version: int) -> dict[str, str]:
@@ -154,12 +156,12 @@ def row_crc(table: str, *columns: Column) -> int:
     parts = [table.encode()]
     for column in columns:
         if isinstance(column, int):
-            parts.append(b"i" + column.to_bytes(8, "little", signed=True))
+            parts.append(_INTEGER(_I, column))
         elif isinstance(column, bytes):
-            parts += (b"b" + len(column).to_bytes(8, "little"), column)
+            parts += (_LENGTH(_B, len(column)), column)
         else:
             text = column.encode()
-            parts += (b"s" + len(text).to_bytes(8, "little"), text)
+            parts += (_LENGTH(_S, len(text)), text)
     return zlib.crc32(b"".join(parts))
 
 
