@@ -25,6 +25,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,7 @@ MAGIC = b"ttw1"
 SEGMENT_BYTES = 64 << 20
 MAX_RECORD = 64 << 20
 _CHECKED = HEADER.size - 8
+_PATIENCE_S = 60.0
 
 
 class Record(NamedTuple):
@@ -101,6 +103,8 @@ def records(descriptor: int, offset: int = 0) -> Iterator[tuple[Record, int]]:
 class Lock:
     """The right to add to a history, held by one process and the packer it started.
 
+    Its file holds the process's number.
+
     Raises `BadInput` where another has it, or where nothing can be written beside the history.
     """
 
@@ -111,11 +115,23 @@ class Lock:
             self.descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as e:
             raise BadInput(f"cannot write beside {path}: {e.strerror}") from None
-        try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self.descriptor)
-            raise BadInput(f"{path} is being served by another process: stop it first") from None
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                # The packer of a server that was killed ends its commit, and then itself.
+                if self._owner_lives() or time.monotonic() > deadline:
+                    os.close(self.descriptor)
+                    raise BadInput(f"{path} is being served by another process: stop it first") from None
+                time.sleep(0.02)
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, b"%d\n" % os.getpid(), 0)
+
+    def _owner_lives(self) -> bool:
+        owner = os.pread(self.descriptor, 20, 0).strip()
+        return not owner.isdigit() or Path(f"/proc/{int(owner)}").exists()
 
     def release(self) -> None:
         """Give the right up, and remove the folder if nothing is left in it."""
