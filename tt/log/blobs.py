@@ -18,7 +18,7 @@ from tt.errors import BadInput
 
 HASH_SIZE = 16
 MAX_BLOB = 64 << 20
-LEVEL = 3  # for blocks and pages: they are packed while the guest runs
+LEVEL = 1  # for blocks and pages: they are packed while the guest runs
 _SMALLEST_WORTH_PACKING = 64
 
 _compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False)

@@ -41,24 +41,24 @@ class BlobStore:
         self._db = db
         self._known: dict[bytes, None] = {}
 
-    def put(self, data: bytes) -> bytes:
-        """Store `data` if it is not there; return its hash."""
-        key = contents_digest(data)
-        if key in self._known:
-            return key
-        if self._db.execute("SELECT 1 FROM blobs WHERE hash = ?", (key,)).fetchone() is None:
+    def put(self, data: bytes, key: bytes | None = None) -> bytes:
+        """Store `data` if it is not there; return its hash, which may be given as `key`."""
+        if key is None:
+            key = contents_digest(data)
+        if key not in self._known:
             packed = pack(data)
             crc = row_crc("blobs", key, len(data), packed)
-            self._db.execute("INSERT INTO blobs VALUES (?, ?, ?, ?)", (key, len(data), packed, crc))
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        self._known[key] = None
+            # Packing in vain what was written long ago costs less than to look for everything first.
+            self._db.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?, ?)", (key, len(data), packed, crc))
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[key] = None
         return key
 
 
 def put_write(
     db: sqlite3.Connection,
-    put_blob: Callable[[bytes], bytes],
+    put_blob: Callable[[bytes, bytes | None], bytes],
     number: int,
     event: int,
     tick: int,
@@ -68,15 +68,20 @@ def put_write(
     lba: int,
     sectors: int,
     data: bytes = b"",
+    digest: bytes | None = None,
 ) -> None:
-    """Store one write with its rows of the index; `data` is `sectors` * 512 bytes, empty unless DATA."""
+    """Store one write with its rows of the index.
+
+    `data` is `sectors` * 512 bytes, empty unless DATA; `digest` its hash, where that is known.
+    """
     hashes = b""
     rows = []
     if kind is ChangeKind.DATA:
         keys = []
         at = 0
         for size in piece_sizes(lba, sectors):
-            key = put_blob(data[at : at + size])
+            whole = size == len(data)
+            key = put_blob(data if whole else data[at : at + size], digest if whole else None)
             sector = lba + at // SECTOR
             place = sector % BLOCK_SECTORS | size // SECTOR << 4
             rows.append((disk, sector // BLOCK_SECTORS, number, place, key))

@@ -101,9 +101,10 @@ class TraceWriter:
                 raise ValueError(f"a disk write of {len(event.data)} bytes at lba {event.value}")
             number = self._event_count + len(self._events)
             self._last_host_ns = max(self._last_host_ns, host_ns)
-            self._written.append((number, self._last_host_ns, event))
+            digest = contents_digest(event.data)
+            self._written.append((number, self._last_host_ns, digest, event))
             self._written_bytes += len(event.data)
-            event = event._replace(data=contents_digest(event.data))
+            event = event._replace(data=digest)
             if self._written_bytes > _BUFFERED_BYTES:
                 with self._guard():
                     self._put_disk_writes()
@@ -252,11 +253,11 @@ class TraceWriter:
         self._events.clear()
 
     def _put_disk_writes(self) -> None:
-        for number, host_ns, event in self._written:
+        for number, host_ns, digest, event in self._written:
             self._disk_write_count += 1
             put_write(
                 self._db, self._blobs.put, self._disk_write_count, number, event.tick, host_ns, event.unit,
-                ChangeKind.DATA, event.value, len(event.data) // SECTOR, event.data,
+                ChangeKind.DATA, event.value, len(event.data) // SECTOR, event.data, digest,
             )  # fmt: skip
         self._written.clear()
         self._written_bytes = 0
