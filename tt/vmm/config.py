@@ -45,6 +45,7 @@ class MachineConfig:
     for Denali; they are stored beside the rest, not in it.  `plan` is what they
     come to, where that is known already.  `epoch` is the wall
     clock at power-on in seconds since 1970, `clock` is `virtual` or `host`.
+    `discard` says that a pc's disks take discards; those of older traces did not.
     """
 
     machine: str
@@ -58,6 +59,7 @@ class MachineConfig:
     description: tuple[str, ...] = ()
     parts: dict[str, bytes] = field(default_factory=dict, repr=False)
     plan: BootPlan | None = field(default=None, repr=False, compare=False)
+    discard: bool = False
 
     def plain(self) -> dict[str, Any]:
         """Return everything but the parts as JSON-able data."""
@@ -79,6 +81,8 @@ class MachineConfig:
         texts += [text for disk in config.disks for text in (disk.path, disk.digest)]
         if not all(isinstance(text, str) and "\0" not in text for text in texts):
             raise BadInput("the trace's description of its machine is damaged (a text that is none)")
+        if not isinstance(config.discard, bool):
+            raise BadInput("the trace's description of its machine is damaged (a word that is none)")
         numbers = [config.mem_bytes, config.period_ns, config.epoch, *(disk.size for disk in config.disks)]
         if not all(isinstance(n, int) and 0 <= n < 1 << 62 for n in numbers) or not config.period_ns:
             raise BadInput("the trace's description of its machine has impossible numbers in it")
@@ -165,6 +169,7 @@ def configure_pc(
         description=tuple(plan.description),
         parts=parts,
         plan=plan,
+        discard=True,
     )
 
 
@@ -349,6 +354,7 @@ def build_machine(
             period_ns=config.period_ns,
             host_clock=clock,
             entropy=entropy,
+            discard=config.discard,
         )
     elif config.machine == "disk":
         raise BadInput("this is the history of a disk, with no machine to run: look into it with chronus")

@@ -23,10 +23,12 @@ IN, OUT, FLUSH, GET_ID = 0, 1, 4, 8
 class Bench:
     """A disk behind the transport, with a driver that has set it up."""
 
-    def __init__(self) -> None:
+    def __init__(self, discard: bool = False) -> None:
         self.rig = Rig(1 << 18)
         self.disk = RamDisk(SECTORS)
-        self.device = VirtioPci("blk", self.rig.memory, self.rig.wire(), VirtioBlk(self.disk, "serial"))
+        self.device = VirtioPci(
+            "blk", self.rig.memory, self.rig.wire(), VirtioBlk(self.disk, "serial", discard)
+        )
         self.driver = Driver(self.device, self.rig.memory)
 
     @property
@@ -349,3 +351,40 @@ def test_restore_of_another_device(bench: Bench) -> None:
     state["queues"] = []
     with pytest.raises(BadInput, match="queues"):
         bench.device.load(state)
+
+
+# Discards (virtio 1.1, 5.2).
+
+DISCARD, WRITE_ZEROES = 11, 13
+
+
+@pytest.mark.parametrize("operation", [DISCARD, WRITE_ZEROES])
+def test_discarded_sectors_read_as_zeros(operation: int) -> None:
+    bench = Bench(discard=True)
+    assert bench.device.read(0x00, 4) == 1 << 9 | 1 << 13 | 1 << 14
+    assert bench.device.read(0x14 + 36, 4) == 8192, "max_discard_sectors"
+    assert bench.device.read(0x14 + 40, 4) == 1, "max_discard_seg"
+    bench.disk.write(0, b"x" * 512 * 8)
+    bench.driver.request([header(operation) + struct.pack("<QII", 2, 3, 0)], [1])
+    assert bench.disk.read(0, 8) == b"x" * 1024 + bytes(1536) + b"x" * 1536
+
+
+def test_discards_that_make_no_sense_are_refused() -> None:
+    bench = Bench(discard=True)
+    bench.disk.write(0, b"x" * 512 * 8)
+    for ranges in (
+        struct.pack("<QII", SECTORS, 1, 0),
+        struct.pack("<QII", 0, 8193, 0),
+        struct.pack("<QII", 1 << 63, 8, 0),
+        struct.pack("<QIIQII", 0, 1, 0, 4, 1, 0),
+        b"",
+    ):
+        bench.driver.request([header(DISCARD) + ranges], [1])
+        assert not bench.broken
+    assert bench.disk.read(0, 8) == b"x" * 512 * 8
+
+
+def test_discards_are_not_taken_where_they_were_not_offered(bench: Bench) -> None:
+    bench.disk.write(0, b"x" * 512)
+    bench.driver.request([header(DISCARD) + struct.pack("<QII", 0, 1, 0)], [1])
+    assert bench.disk.read(0, 1) == b"x" * 512

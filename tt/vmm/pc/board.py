@@ -64,6 +64,7 @@ class Board:
         on_intr: Callable[[bool], None],
         on_power: Callable[[str], None],
         host_clock: Callable[[], int] | None = None,
+        discard: bool = False,
     ) -> None:
         if len(disks) > MAX_DISKS:
             raise UsageError(f"{len(disks)} disks are too many: the machine has room for {MAX_DISKS}")
@@ -100,7 +101,7 @@ class Board:
         self.pci.add(0, host_bridge())
         for index, disk in enumerate(disks):
             routed = self._route(f"disk{index}", disk, unit=index)
-            backend = virtio_blk.VirtioBlk(routed, f"tt-disk{index}")
+            backend = virtio_blk.VirtioBlk(routed, f"tt-disk{index}", discard)
             self._plug(1 + index, f"virtio-blk{index}", memory, backend, virtio_blk.PCI_CLASS)
         rng = virtio_rng.VirtioRng(door, entropy)
         self._plug(1 + len(disks), "virtio-rng", memory, rng, virtio_rng.PCI_CLASS)

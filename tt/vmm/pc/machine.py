@@ -21,7 +21,7 @@ class PcMachine(Machine):
 
     `epoch` is the wall clock at power-on, in seconds since 1970.  With
     `host_clock` (ns since 1970) the guest's clocks follow the host's, and each
-    reading is an answer through the door.
+    reading is an answer through the door.  With `discard` its disks take discards.
     """
 
     kind = "pc"
@@ -37,6 +37,7 @@ class PcMachine(Machine):
         period_ns: int = 4,
         host_clock: Callable[[], int] | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
+        discard: bool = False,
     ) -> None:
         super().__init__(mem_bytes, disks, source, period_ns=period_ns)
         engine = self.engine
@@ -50,6 +51,7 @@ class PcMachine(Machine):
             on_intr=engine.set_intr,
             on_power=self.end,
             host_clock=host_clock,
+            discard=discard,
         )
         engine.port_read = self._board.read
         engine.port_write = self._board.write
