@@ -167,7 +167,8 @@ class ExtFileSystem(FileSystem[Inode]):
             return True
         return any(_is_power(group, base) for base in (3, 5, 7))
 
-    def _inode_table(self, group: int) -> int:
+    def _descriptor(self, group: int) -> bytes:
+        """Return a group's descriptor."""
         per_block = self.block_size // self._descriptor_size
         index = group // per_block
         if self._first_meta_bg is None or index < self._first_meta_bg:
@@ -178,7 +179,10 @@ class ExtFileSystem(FileSystem[Inode]):
             if not first and not self._first_data_block and self.block_size == 1024:
                 block += 1  # bigalloc numbers blocks from 0: the boot block comes before the superblock
         at = group % per_block * self._descriptor_size
-        descriptor = self._blocks_at(block)[at : at + self._descriptor_size]
+        return self._blocks_at(block)[at : at + self._descriptor_size]
+
+    def _inode_table(self, group: int) -> int:
+        descriptor = self._descriptor(group)
         table: int = struct.unpack_from("<I", descriptor, 8)[0]
         if self._descriptor_size >= 64:
             table |= struct.unpack_from("<I", descriptor, 0x28)[0] << 32
@@ -190,6 +194,9 @@ class ExtFileSystem(FileSystem[Inode]):
         group, index = divmod(number - 1, self._inodes_per_group)
         block, at = divmod(index * self._inode_size, self.block_size)
         body = self._blocks_at(self._inode_table(group) + block)[at : at + self._inode_size]
+        return self._parse_inode(number, body)
+
+    def _parse_inode(self, number: int, body: bytes) -> Inode:
         mode, _, low, _, _, mtime = struct.unpack_from("<HHIIII", body)
         (flags,) = struct.unpack_from("<I", body, 32)
         (high,) = struct.unpack_from("<I", body, 108)
