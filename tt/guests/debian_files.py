@@ -52,7 +52,7 @@ if ! mount -t "$type" -o "$mode" "$device" /root; then
 fi
 umount /proc /sys
 mount -o move /dev /root/dev
-exec switch_root /root "$init"
+exec switch_root /root "$init" "$@"
 """
 
 INITRD_APPLETS = ("cat", "findfs", "insmod", "mount", "sh", "sleep", "switch_root", "umount", "[")

@@ -58,7 +58,7 @@ class TraceWriter:
         self.path = Path(path)
         self._events: list[Event] = []
         self._written: list[
-            tuple[int, int, Event]
+            tuple[int, int, bytes, Event]
         ] = []  # disk writes not yet in SQLite: event number, host ns
         self._last_host_ns = 0
         self._written_bytes = 0

@@ -46,3 +46,18 @@ def open_history(args: argparse.Namespace) -> History:
     from tt.chronus.history import History
 
     return History.open(args.trace, base=args.base, disk=args.disk)
+
+
+def add_at_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says which instant."""
+    parser.add_argument(
+        "--at",
+        metavar="POS",
+        default="end",
+        help="the instant: w17, b3, a tick, @bookmark, 50%%, 12.5s, 2026-11-22T14:03, -2h (default: newest)",
+    )
+
+
+def instant_of(history: History, args: argparse.Namespace) -> int:
+    """Return the instant that `--at` names."""
+    return history.resolve(args.at)

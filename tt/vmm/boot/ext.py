@@ -32,6 +32,7 @@ _SPARSE_SUPER2 = 0x200
 _ROOT_INODE = 2
 _FLAG_ENCRYPTED, _FLAG_EXTENTS, _FLAG_INLINE = 0x800, 0x80000, 0x10000000
 _KINDS: dict[int, Kind] = {0x8: "file", 0x4: "directory", 0xA: "symlink"}
+_DEVICES = (0x2, 0x6)
 _MAX_DIRECTORY = 16 << 20
 _KEPT_DIRECTORY = 256 << 10  # bytes of a directory worth keeping in memory
 _KEPT_DIRECTORIES = 64
@@ -329,7 +330,15 @@ class ExtFileSystem(FileSystem[Inode]):
         return self._inode(_ROOT_INODE)
 
     def _stat(self, node: Inode) -> Stat:
-        return Stat(node.kind, node.size, node.mode, node.mtime)
+        body = node.body
+        low_uid, ctime, low_gid, nlink = (
+            int.from_bytes(body[at : at + size], "little") for at, size in ((2, 2), (12, 4), (24, 2), (26, 2))
+        )
+        uid = low_uid | int.from_bytes(body[120:122], "little") << 16
+        gid = low_gid | int.from_bytes(body[122:124], "little") << 16
+        old, new = struct.unpack_from("<II", node.block)
+        rdev = (old or _linux_device(new)) if node.mode >> 12 in _DEVICES else 0
+        return Stat(node.kind, node.size, node.mode, node.mtime, uid, gid, nlink, rdev, ctime, node.number)
 
     def _names(self, node: Inode) -> Iterator[str]:
         return (name for name, _ in self._directory(node))
@@ -356,6 +365,11 @@ class ExtFileSystem(FileSystem[Inode]):
         fast = node.size < 60 and not node.flags & (_FLAG_EXTENTS | _FLAG_INLINE)
         target = node.block[: node.size] if fast else self._contents(node)
         return target.decode("utf-8", "surrogateescape")
+
+
+def _linux_device(new: int) -> int:
+    """Return a device's number from the form that has room for large minors (kdev_t.h)."""
+    return (new & 0xFFF00) | (new & 0xFF) | (new >> 20) << 20
 
 
 def _is_power(number: int, base: int) -> bool:

@@ -27,12 +27,22 @@ class NotFound(BadInput):
 
 @dataclass(frozen=True)
 class Stat:
-    """What is known of a file: `size` in bytes, `mode` as in stat(2), `mtime` in seconds since 1970."""
+    """What is known of a file: `size` in bytes, `mode` as in stat(2), times in seconds since 1970.
+
+    What a format does not know (FAT has no owners) is 0, and 1 link.  `rdev` is a device's number as
+    Linux writes it: major << 8 | minor, for small ones.
+    """
 
     kind: Kind
     size: int
     mode: int
     mtime: int
+    uid: int = 0
+    gid: int = 0
+    nlink: int = 1
+    rdev: int = 0
+    ctime: int = 0
+    inode: int = 0
 
 
 class FileSystem(abc.ABC, Generic[NodeT]):

@@ -52,7 +52,7 @@ def plan_boot(
     kernel_bytes = initrd_bytes = None
     if kernel is not None:
         kernel_bytes = _read(kernel, bootconfig.MAX_KERNEL)
-        if guest is not None and _kind(kernel_bytes) != multiboot.KIND:
+        if guest is not None and kernel_kind(kernel_bytes) != multiboot.KIND:
             cmdline = f"root=/dev/{bootconfig.root_volume(images.open_image(guest))} rw"
     elif guest is None:
         raise BadInput("nothing to boot: give a disk image or --kernel")
@@ -62,13 +62,13 @@ def plan_boot(
         entry = bootconfig.find_boot_entry(images.open_image(guest))
         kernel_bytes, initrd_bytes, cmdline = entry.kernel, entry.initrd, entry.cmdline
         notes.append(f"boots {entry.description}")
-        if _kind(kernel_bytes) is None:
+        if kernel_kind(kernel_bytes) is None:
             raise BadInput(
                 f"{printable(entry.kernel_path)} in {guest} is no kernel tt can boot: give --kernel"
             )
     if initrd is not None:
         initrd_bytes = _read(initrd, bootconfig.MAX_INITRD)
-    kind = _kind(kernel_bytes)
+    kind = kernel_kind(kernel_bytes)
     if kind is None:
         raise BadInput(f"{kernel or guest} is no kernel: tt boots bzImage, ELF and Multiboot")
     if kind == multiboot.KIND:
@@ -143,7 +143,8 @@ def _split_init(cmdline: str) -> tuple[list[str], list[str]]:
     return words[:at], words[at + 1 :]
 
 
-def _kind(data: bytes) -> str | None:
+def kernel_kind(data: bytes) -> str | None:
+    """Return what kind of kernel `data` is, as `BootPlan.kind` names it; None for none."""
     if linux.is_bzimage(data):
         return linux.BZIMAGE
     if multiboot.find_header(data) is not None:
@@ -156,7 +157,7 @@ def _kind(data: bytes) -> str | None:
 def _kind_of_file(path: Path) -> str | None:
     """Tell what kernel a host file is by its beginning; None for what may be a disk image."""
     head = _read_head(path)
-    kind = _kind(head)
+    kind = kernel_kind(head)
     # The boot code of a disk could hold the Multiboot numbers; its signature decides.
     if kind == multiboot.KIND and head[510:512] == b"\x55\xaa" and not head.startswith(elf.MAGIC):
         return None

@@ -1,0 +1,146 @@
+"""Searching over instants: right with skips, lies, and several probes at once; and few probes."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tt.chronus.search import INNER_PROBES, believe, narrow, probes_left
+
+
+class World:
+    """A state that turns bad at `turn`, with places that cannot tell."""
+
+    def __init__(self, turn: int, skips: set[int] | range = range(0)) -> None:
+        self.turn, self.skips = turn, skips
+        self.asked: list[int] = []
+        self.rounds = 0
+
+    def __call__(self, places: Sequence[int]) -> Mapping[int, bool | None]:
+        self.rounds += 1
+        self.asked += places
+        return {place: None if place in self.skips else place >= self.turn for place in places}
+
+
+@given(
+    st.integers(2, 1_000_000).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), st.integers(1, 9)
+)
+@settings(max_examples=200)
+def test_the_turn_is_found(size_turn: tuple[int, int], jobs: int) -> None:
+    size, turn = size_turn
+    world = World(turn)
+    found = narrow(0, size, True, world, jobs=jobs)
+    assert (found.before, found.after) == (turn - 1, turn)
+    assert len(world.asked) == len(set(world.asked)), "nothing is asked twice"
+    assert world.rounds <= math.log(size, jobs + 1) + 3
+    if jobs == 1:
+        assert len(world.asked) <= math.ceil(math.log2(size))
+
+
+@given(
+    st.integers(3, 3000).flatmap(
+        lambda n: st.tuples(st.just(n), st.integers(1, n), st.sets(st.integers(1, n - 1), max_size=n - 1))
+    ),
+    st.integers(1, 5),
+)
+@settings(max_examples=200)
+def test_skips_never_make_it_wrong(case: tuple[int, int, set[int]], jobs: int) -> None:
+    size, turn, skips = case
+    found = narrow(0, size, True, World(turn, skips), jobs=jobs)
+    assert found.before < turn <= found.after
+    assert turn in found.candidates
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_long_run_of_skips_costs_a_logarithm(seed: int) -> None:
+    chance = random.Random(seed)
+    size = 1_000_000
+    start = chance.randrange(1, size // 2)
+    end = chance.randrange(start + 1, size)
+    turn = chance.randrange(1, size)
+    world = World(turn, range(start, end))
+    found = narrow(0, size, True, world)
+    assert found.before < turn <= found.after
+    if start <= turn <= end:
+        # All that can be known: it turned where nothing could tell, or at the first place after that.
+        assert (found.before, found.after) == (start - 1, end)
+    else:
+        assert found.after - found.before == 1
+    assert len(world.asked) <= 3 * math.log2(size) + INNER_PROBES
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_scattered_skips_cost_little(seed: int) -> None:
+    chance = random.Random(seed)
+    size = 100_000
+    skips = {place for place in range(1, size) if chance.random() < 0.3}
+    turn = chance.randrange(1, size)
+    world = World(turn, skips)
+    found = narrow(0, size, True, world)
+    assert found.before < turn <= found.after
+    assert all(place in skips for place in range(found.before + 1, found.after))
+    assert len(world.asked) <= 4 * math.log2(size) + INNER_PROBES
+
+
+def test_a_fix_is_found_too() -> None:
+    found = narrow(10, 500, False, lambda places: {place: place < 123 for place in places})
+    assert (found.before, found.after) == (122, 123)
+
+
+def test_rounds_left() -> None:
+    assert [probes_left(n) for n in (0, 1, 2, 1000, 1_000_000)] == [0, 0, 1, 10, 20]
+    assert probes_left(1000, jobs=9) == 3
+
+
+# Probes that lie
+
+
+def liar(turn: int, wrong: float, seed: int) -> World:
+    chance = random.Random(seed)
+
+    class Liar(World):
+        def __call__(self, places: Sequence[int]) -> Mapping[int, bool | None]:
+            truth = super().__call__(places)
+            return {place: state != (chance.random() < wrong) for place, state in truth.items()}
+
+    return Liar(turn)
+
+
+@pytest.mark.parametrize("wrong", [0.05, 0.2, 0.35])
+def test_lies_are_outvoted_as_often_as_was_said(wrong: float) -> None:
+    right = 0
+    asked = 0
+    for seed in range(300):
+        turn = random.Random(seed).randrange(1, 5000)
+        world = liar(turn, wrong, seed)
+        found = believe(0, 5000, True, world, wrong=wrong, confidence=0.95)
+        right += found.after == turn
+        asked += len(world.asked)
+        assert found.confidence >= 0.95
+    # 300 searches at 95%: fewer than 270 right would happen once in ten thousand times.
+    assert right >= 270
+    capacity = 1 + wrong * math.log2(wrong) + (1 - wrong) * math.log2(1 - wrong)
+    assert asked / 300 <= 2 * (math.log2(5000) + math.log2(20)) / capacity + 10
+
+
+def test_an_honest_probe_needs_no_more_than_halving() -> None:
+    world = World(777)
+    found = believe(0, 1024, True, world, wrong=0.0, confidence=0.99)
+    assert (found.before, found.after) == (776, 777)
+    assert len(world.asked) <= 11
+
+
+def test_a_liar_that_skips() -> None:
+    found = believe(0, 100, True, World(50, set(range(40, 60, 3))), wrong=0.1, confidence=0.99)
+    assert abs(found.after - 50) <= 2
+
+
+@pytest.mark.parametrize("wrong", [0.5, 0.9, -0.1])
+def test_a_coin_says_nothing(wrong: float) -> None:
+    with pytest.raises(ValueError, match="never come to confidence"):
+        believe(0, 100, True, World(50), wrong=wrong)

@@ -1,0 +1,1 @@
+"""Questions to ask of a disk: `Probe` in tt.chronus.verdicts says what one is."""

@@ -1,0 +1,1 @@
+"""Telling what a search found: on a terminal, and as a page."""
