@@ -1,26 +1,36 @@
 """Chronus's search (OSDI'04): the write that broke a machine, by probing the disk as it was.
 
-First both ends are probed.  Then the ends of bursts are searched, and then the writes inside the guilty
-burst.  A hang or a crash cannot be judged, so it counts as a skip, unless the bad end itself is one: then
-the same one counts as bad.
+First both ends are probed.  Then instants in between, the ends of bursts rather than others, until the last
+good one and the first bad one are neighbours.  A hang or a crash cannot be judged, so it counts as a skip,
+unless the bad end itself is one: then the same one counts as bad.
+
+Between more than half a million writes the good end is not probed first but only if nothing else was good:
+a search that takes 20 probes then takes one to check its ends, not two.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tt.chronus.asking import Asker
+from tt.chronus.asking import Probed as Probed
 from tt.chronus.history import History
-from tt.chronus.pool import Dask, Here, Pool, Processes, Where, fingerprint
-from tt.chronus.search import believe, narrow, probes_left
+from tt.chronus.noisy import Held, believe, hold
+from tt.chronus.pool import pool_for
+from tt.chronus.search import Answers, halvings, narrow, rounds_left
 from tt.chronus.verdict_log import VerdictLog
-from tt.chronus.verdicts import Outcome, Probe, ProbeError, Verdict
+from tt.chronus.verdicts import Probe
 from tt.errors import TTError, UsageError
 
 GRID = 24
+_DENSE_GRID = 16  # times as many bursts, where most need no run to be told apart
+_WELL_UNDER = 19  # probes between the ends: with both ends 21 in all
+_NEVER = -1  # no instant
+_BURST_PROBES = 2  # that may be spent on ends of bursts rather than the middle
 
 
 class NothingToFind(TTError):
@@ -33,10 +43,11 @@ class NothingToFind(TTError):
 class Options:
     """How to search.
 
-    `bursts`: do not go into the guilty burst.  `every`: find every turn that `grid` probes show.
-    `repeat`: run each probe so often and take the majority.  `wrong`: the probability of a wrong answer, for
-    which answers are weighed until one place has `confidence`.  `jobs` processes, or a Dask `scheduler`.
-    `log`: where verdicts are kept; None for the file beside the history.
+    `bursts`: do not go into the guilty burst.  `every`: find every turn that `grid` probes and more between
+    those that differ show.  `repeat`: run each probe so often and take the majority.  `wrong`: the
+    probability of a wrong answer, for which probes are repeated until the turn is known with `confidence`.
+    `jobs` processes (0: as many as there are processors), or a Dask `scheduler`.  `keep` verdicts in the file
+    `log`, by default the one beside the history, and use those that are there.
     """
 
     bursts: bool = False
@@ -50,14 +61,14 @@ class Options:
     keep: bool = True
     log: Path | None = None
 
-
-@dataclass(frozen=True)
-class Probed:
-    """A look at one instant, in the order of looking: `bad` is None for a skip."""
-
-    instant: int
-    verdict: Verdict
-    bad: bool | None
+    def check(self) -> None:
+        """Raise `UsageError` for numbers that make no sense."""
+        if self.repeat < 1 or self.jobs < 0 or self.grid < 1:
+            raise UsageError("--repeat and --grid: give 1 or more; --jobs: 0 (all processors) or more")
+        if not 0 <= self.wrong < 0.5 or not 0.5 < self.confidence < 1:
+            raise UsageError("--flaky: give a probability below 0.5; --confidence: one between 0.5 and 1")
+        if self.wrong and self.repeat > 1:
+            raise UsageError("--flaky repeats probes as often as is needed: leave --repeat out")
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,11 @@ class Turn:
 
 @dataclass
 class Bisection:
-    """What a search found, for reports."""
+    """What a search found, for reports.
+
+    `path` is the history's, `probe` described in a line; `good` and `bad` are the ends, `probed` the looks in
+    their order, `turns` the answer (in the order of instants).  `notes` are what else to tell.
+    """
 
     path: Path
     probe: str
@@ -86,19 +101,17 @@ class Bisection:
     probed: list[Probed] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ran(self) -> int:
         """How many probes were run."""
-        return sum(not one.verdict.cached for one in self.probed)
+        return sum(one.runs for one in self.probed)
 
     @property
     def shared(self) -> int:
-        """How many looks took another's answer."""
-        return len(self.probed) - self.ran
-
-
-Progress = Callable[[str], None]
+        """How many looks took an answer that was known."""
+        return sum(not one.runs for one in self.probed)
 
 
 def bisect(
@@ -110,27 +123,36 @@ def bisect(
     *,
     base: Path | None = None,
     on_probe: Callable[[Probed], None] = lambda probed: None,
-    say: Progress = lambda line: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Bisection:
     """Find what made `probe` bad between instants `good` and `bad` of `history`.
 
-    With `good` after `bad` the fix is searched.  Raises `NothingToFind` where an end is not what it should
-    be, `ProbeError` for a probe that cannot be run, `UsageError` for instants that make no sense.
+    With `good` after `bad` the fix is searched.  `on_probe` is told of every look, `say` how far it is, in
+    git's words.  Raises `NothingToFind` where an end is not what it should be, `ProbeError` for a probe
+    that cannot be run, `UsageError` for instants and options that make no sense.
     """
     options = options or Options()
+    options.check()
     if good == bad:
         raise UsageError(
             f"good and bad are the same instant, {history.label(good)}: there is nothing in between"
         )
     for instant in (good, bad):
         history.check(instant)
-    log = VerdictLog(history, (options.log or default_log(history)) if options.keep else None)
     result = Bisection(history.trace.path, probe.describe(), good, bad)
     begin = time.monotonic()
-    with _pool(history, base, options) as pool:
-        search = _Search(history, probe, options, pool, log, result, on_probe, say)
-        search.ends()
-        result.turns = search.all_turns() if options.every else [search.turn(min(good, bad), max(good, bad))]
+    log = VerdictLog(history, (options.log or default_log(history)) if options.keep else None)
+    with pool_for(history, base, options.jobs, options.scheduler) as pool:
+
+        def note(probed: Probed) -> None:
+            result.probed.append(probed)
+            on_probe(probed)
+
+        asker = Asker(history, probe, pool, log, note, repeat=options.repeat, samples=options.wrong > 0)
+        search = _Search(history, options, asker, result, say)
+        result.turns = search.all_turns() if options.every else search.one_turn()
+    if log.trouble:
+        result.notes.append(f"verdicts were not kept: {log.trouble}")
     result.seconds = time.monotonic() - begin
     return result
 
@@ -141,185 +163,219 @@ def default_log(history: History) -> Path:
 
 
 class _Search:
-    """One search: what was asked, and how verdicts are judged."""
+    """One search.  `_low` to `_high` are the ends in the order of instants."""
 
     def __init__(
         self,
         history: History,
-        probe: Probe,
         options: Options,
-        pool: Pool,
-        log: VerdictLog,
+        asker: Asker,
         result: Bisection,
-        on_probe: Callable[[Probed], None],
-        say: Progress,
+        say: Callable[[str], None],
     ) -> None:
-        self._history, self._probe, self._options = history, probe, options
-        self._pool, self._log, self._result = pool, log, result
-        self._on_probe, self._say = on_probe, say
-        self._bad_like: tuple[Outcome, str] = (Outcome.BAD, "")
-        self._known: dict[int, bool | None] = {}
+        self._history, self._options, self._asker = history, options, asker
+        self._result, self._say = result, say
+        self._low, self._high = sorted((result.good, result.bad))
+        self._doubt = 1 - options.confidence
 
-    def ends(self) -> None:
-        """Probe the two ends; raises `NothingToFind`."""
+    # ---- the two kinds
+
+    def one_turn(self) -> list[Turn]:
+        """Probe the ends, and find the turn between them; raises `NothingToFind`."""
         good, bad = self._result.good, self._result.bad
-        verdicts = dict(self._verdicts([good, bad]))
-        last = verdicts[bad]
-        if last.outcome in (Outcome.HANG, Outcome.CRASH):
-            self._bad_like = (last.outcome, last.signature)
-        for instant in (good, bad):
-            self._note(instant, verdicts[instant])
-        if self._known[good] is not False:
-            raise NothingToFind(self._complaint("good", good, verdicts[good]))
-        if self._known[bad] is not True:
-            raise NothingToFind(self._complaint("bad", bad, last))
-
-    def turn(self, low: int, high: int) -> Turn:
-        """Find one turn between two instants of opposite states."""
-        becomes_bad = self._known[high] is True
-        groups = self._history.bursts(low, high)
-        ends = [low, *(burst.after for burst in groups if burst.after < high), high]
-        found = self._turn_among(ends, becomes_bad, "burst")
-        if self._options.bursts or found.after - found.before == 1:
-            return found
-        inside = [write.number for write in self._history.writes(found.before + 1, found.after)]
-        if len(inside) < 2:
-            return found
-        places = [found.before, *inside]
-        places[-1] = found.after
-        return self._turn_among(places, becomes_bad, "write", found.confidence)
+        places = self._places(self._low, self._high)
+        if self._options.wrong:
+            sure = self._end("bad", bad) * self._end("good", good)
+            turn = self._noisy_turn(places, bad > good, self._doubt / 2, sure)
+            return [turn]
+        last = len(places) - 1
+        if self._asker.jobs > 1 or halvings(last) <= _WELL_UNDER:
+            self._ends([good, bad])
+            return [self._turn(places, bad > good)]
+        # The good end becomes one of the places, behind one that nobody asks for.
+        self._ends([bad])
+        places = [_NEVER, *places] if good < bad else [*places, _NEVER]
+        turn = self._turn(places, bad > good)
+        if _NEVER in (turn.before, turn.after):
+            if good not in self._asker.states:
+                self._ends([good])
+            self._check("good", good, False)
+            edges = sorted((good, turn.after if good < bad else turn.before))  # only skips lie between
+            turn = Turn(edges[0], edges[1], bad > good, self._writes(*edges))
+        return [turn]
 
     def all_turns(self) -> list[Turn]:
-        """Find every turn between the ends that looks at a grid of instants show."""
-        low, high = sorted((self._result.good, self._result.bad))
-        ends = [low, *(burst.after for burst in self._history.bursts(low, high) if burst.after < high), high]
-        if hasattr(self._probe, "fingerprint"):
-            places = ends  # what it sees tells most of them apart without a run
+        """Find every turn between the ends that looks at a grid of instants show.
+
+        The ends may be anything here; raises `NothingToFind` where nothing could tell.
+        """
+        places = self._grid()
+        self._ask([self._result.bad])  # first: it says whether a crash counts as bad
+        sure = 1.0
+        if self._options.wrong:
+            doubt = self._doubt / 2 / len(places)
+            for at, place in enumerate(places):
+                self._tell("place", len(places) - at - 1, len(places) - at - 1)
+                held = self._hold(place, doubt)
+                sure *= held.confidence if held.state is not None else 1.0
         else:
-            step = max(1, (len(ends) - 1) // self._options.grid)
-            places = sorted({*ends[::step], high})
-        self._ask(places)
-        known = [(place, state) for place in places if (state := self._known.get(place)) is not None]
-        return [
-            self.turn(one, other)
-            for (one, was), (other, now) in zip(known, known[1:], strict=False)
-            if was != now
-        ]
+            self._tell("place", len(places), len(places))
+            self._ask(places)
+        states = self._asker.states
+        known = [place for place in places if states.get(place) is not None]
+        if not known:
+            raise NothingToFind("nothing could be judged: every probe was skipped, hung or crashed")
+        turns = [(a, b) for a, b in zip(known, known[1:], strict=False) if states[a] != states[b]]
+        found = []
+        for one, other in turns:
+            becomes_bad = states[other] is True
+            between = self._places(one, other)
+            if self._options.wrong:
+                found.append(self._noisy_turn(between, becomes_bad, self._doubt / 2 / len(turns), sure))
+            else:
+                found.append(self._turn(between, becomes_bad))
+        return found
 
-    # ---- inside
+    # ---- one turn
 
-    def _turn_among(self, places: Sequence[int], becomes_bad: bool, what: str, so_far: float = 1.0) -> Turn:
-        def ask(indexes: Sequence[int]) -> Mapping[int, bool | None]:
-            left = self._left(places) - len(indexes)
-            rounds = probes_left(left + 1, self._pool.jobs)
-            self._say(f"Bisecting: {left:,} {what}s left to test after this (roughly {rounds} probes)")
-            states = self._ask([places[index] for index in indexes])
-            return {index: states[places[index]] for index in indexes}
+    def _turn(self, places: Sequence[int], becomes_bad: bool) -> Turn:
+        """Narrow down the turn between the first and the last of `places`."""
+        last = len(places) - 1
+        budget = halvings(last)
+        spare = min(max(_WELL_UNDER - budget, 0), _BURST_PROBES)
+        bounds = [0, last]  # of what is not known: for the words only
+
+        def ask(indexes: Sequence[int]) -> Answers:
+            self._tell_left(bounds[1] - bounds[0] - 1, len(indexes))
+            index_of = {places[index]: index for index in indexes}
+            for instant, state in self._asker.ask(list(index_of)):
+                index = index_of[instant]
+                if state is not None and bounds[0] < index < bounds[1]:
+                    bounds[state == becomes_bad] = index
+                yield index, state
+
+        found = narrow(
+            0, last, becomes_bad, ask, jobs=self._asker.jobs, prefer=self._preferred(places), spare=spare
+        )
+        before, after = places[found.before], places[found.after]
+        return Turn(before, after, becomes_bad, self._writes(before, after))
+
+    def _noisy_turn(self, places: Sequence[int], becomes_bad: bool, doubt: float, sure: float) -> Turn:
+        def ask(indexes: Sequence[int]) -> Answers:
+            index_of = {places[index]: index for index in indexes}
+            for instant, state in self._asker.ask([places[index] for index in indexes]):
+                yield index_of[instant], state
 
         last = len(places) - 1
-        if self._options.wrong and last > 1:
-            believed = believe(
-                0, last, becomes_bad, ask, wrong=self._options.wrong, confidence=self._options.confidence
-            )  # fmt: skip
-            before, after = places[believed.before], places[believed.after]
-            return Turn(before, after, becomes_bad, self._writes(before, after), so_far * believed.confidence)
-        narrowed = narrow(0, last, becomes_bad, ask, jobs=self._pool.jobs)
-        before, after = places[narrowed.before], places[narrowed.after]
-        return Turn(before, after, becomes_bad, self._writes(before, after), so_far)
+        if last == 1:
+            return Turn(places[0], places[1], becomes_bad, self._writes(places[0], places[1]), sure)
+        found = believe(
+            0, last, becomes_bad, ask, wrong=self._options.wrong, confidence=1 - doubt,
+            jobs=self._asker.jobs, prefer=self._preferred(places),
+        )  # fmt: skip
+        before, after = places[found.before], places[found.after]
+        return Turn(before, after, becomes_bad, self._writes(before, after), sure * found.confidence)
 
-    def _left(self, places: Sequence[int]) -> int:
-        """Return how many places still may be the turn's."""
-        known = [index for index, place in enumerate(places) if self._known.get(place) is not None]
-        gaps = [
-            high - low - 1
-            for low, high in zip(known, known[1:], strict=False)
-            if self._known[places[low]] != self._known[places[high]]
-        ]
-        return min(gaps, default=len(places) - 2)
+    # ---- the ends
 
-    def _writes(self, before: int, after: int) -> tuple[int, ...]:
-        return tuple(write.number for write in self._history.writes(before + 1, after))
-
-    def _ask(self, instants: Sequence[int]) -> Mapping[int, bool | None]:
-        for instant, verdict in self._verdicts(instants):
-            self._note(instant, verdict)
-        return {instant: self._known[instant] for instant in instants}
-
-    def _note(self, instant: int, verdict: Verdict) -> None:
-        bad = self._judge(verdict)
-        self._known[instant] = bad
-        probed = Probed(instant, verdict, bad)
-        self._result.probed.append(probed)
-        self._on_probe(probed)
-
-    def _judge(self, verdict: Verdict) -> bool | None:
-        if verdict.outcome is Outcome.GOOD:
-            return False
-        if verdict.outcome is Outcome.BAD:
-            return True if self._bad_like[0] is Outcome.BAD else None
-        return True if (verdict.outcome, verdict.signature) == self._bad_like else None
-
-    def _verdicts(self, instants: Sequence[int]) -> Iterator[tuple[int, Verdict]]:
-        """Yield a verdict for each instant: from the log where there is one that holds, else by running."""
-        if self._options.wrong:
-            for instant in instants:
-                yield from self._run([instant])
-            return
-        waiting = []
-        for instant in instants:
-            seen = fingerprint(self._probe, self._history, instant)
-            known = self._log.find(self._probe, instant, seen)
-            if known is not None:
-                yield instant, known
-            else:
-                waiting.append(instant)
-        if self._options.repeat == 1:
-            yield from self._run(waiting)
-            return
-        for instant in waiting:
-            yield (
-                instant,
-                self._majority([v for _ in range(self._options.repeat) for _, v in self._run([instant])]),
+    def _ends(self, instants: Sequence[int]) -> None:
+        """Probe ends, and see that they are what they were said to be."""
+        good, bad = self._result.good, self._result.bad
+        if bad in instants:
+            self._asker.ends(instants, bad)
+        else:
+            self._ask(instants)
+        states = self._asker.states
+        if len(instants) == 2 and states[good] is True and states[bad] is False:
+            raise NothingToFind(
+                f"good and bad are the wrong way round: {self._history.label(good)} is bad, "
+                f"{self._history.label(bad)} is good"
             )
+        for name, instant, wanted in (("good", good, False), ("bad", bad, True)):
+            if instant in instants:
+                self._check(name, instant, wanted)
 
-    def _run(self, instants: Sequence[int]) -> Iterator[tuple[int, Verdict]]:
-        for instant, verdict, seen in self._pool.run(self._probe, instants):
-            if not self._options.wrong and self._options.repeat == 1:
-                self._log.add(self._probe, instant, verdict, seen)
-            yield instant, verdict
+    def _end(self, name: str, instant: int) -> float:
+        """Ask for an end until it is sure, with a probe that may be wrong; return how sure it is."""
+        if name == "bad":
+            self._asker.ends([instant], instant)
+        held = self._hold(instant, self._doubt / 4)
+        self._check(name, instant, name == "bad")
+        return held.confidence
 
-    def _majority(self, verdicts: list[Verdict]) -> Verdict:
-        by_state: dict[bool | None, list[Verdict]] = {}
-        for verdict in verdicts:
-            by_state.setdefault(self._judge(verdict), []).append(verdict)
-        ordered = sorted(by_state.values(), key=len, reverse=True)
-        seconds = sum(verdict.seconds for verdict in verdicts)
-        if len(ordered) > 1 and len(ordered[0]) == len(ordered[1]):
-            return replace(ordered[0][0], outcome=Outcome.SKIP, seconds=seconds)
-        return replace(ordered[0][0], seconds=seconds)
+    def _hold(self, instant: int, doubt: float) -> Held:
+        wrong, jobs = self._options.wrong, self._asker.jobs
+        held = hold(instant, self._asker.ask, wrong=wrong, confidence=1 - doubt, jobs=jobs)
+        self._asker.states[instant] = held.state
+        return held
 
-    def _complaint(self, name: str, instant: int, verdict: Verdict) -> str:
-        where = self._history.label(instant)
+    def _check(self, name: str, instant: int, wanted: bool) -> None:
+        """See that an end that was probed is what it should be."""
+        if self._asker.states[instant] is wanted:
+            return
+        verdict = next(one.verdict for one in reversed(self._result.probed) if one.instant == instant)
         what = verdict.outcome.value + (f" ({verdict.signature})" if verdict.signature else "")
         lines = verdict.output.strip().splitlines()
         said = f"; it said: {lines[-1][:200]}" if lines else ""
-        return f"the {name} end, {where}, is {what}: give another --{name}, or correct the probe{said}"
+        where = self._history.label(instant)
+        raise NothingToFind(
+            f"the {name} end, {where}, is {what}: give another --{name}, or correct the probe{said}"
+        )
 
+    # ---- instants
 
-@contextmanager
-def _pool(history: History, base: Path | None, options: Options) -> Iterator[Pool]:
-    where = Where(history.trace.path.absolute(), base.absolute() if base else None, history.disk)
-    pool: Pool
-    if options.scheduler:
-        pool = Dask(where, options.scheduler, options.jobs if options.jobs > 1 else None)
-    elif options.jobs > 1:
-        pool = Processes(where, options.jobs)
-    else:
-        pool = Here(history)
-    try:
-        yield pool
-    finally:
-        pool.close()
+    def _places(self, low: int, high: int) -> Sequence[int]:
+        """Return the instants to search between two: after each burst, or each write to this disk."""
+        if self._options.bursts:
+            return [low, *self._burst_ends(low, high), high]
+        inside = [number for number, _ns, _sectors in self._history.rhythm(low + 1, high) if number < high]
+        return range(low, high + 1) if len(inside) == high - low - 1 else [low, *inside, high]
 
+    def _preferred(self, places: Sequence[int]) -> Sequence[int]:
+        """Return the indexes in `places` of the ends of bursts."""
+        if self._options.bursts or len(places) < 3:
+            return ()
+        first, last = places[places[0] == _NEVER], places[-2 if places[-1] == _NEVER else -1]
+        inside = range(places[0] == _NEVER, len(places) - (places[-1] == _NEVER))
+        found = []
+        for end in self._burst_ends(first, last):
+            at = bisect_left(places, end, inside.start, inside.stop)
+            if places[at] == end:
+                found.append(at)
+        return found
 
-__all__ = ["Bisection", "NothingToFind", "Options", "ProbeError", "Probed", "Turn", "bisect", "default_log"]
+    def _burst_ends(self, low: int, high: int) -> list[int]:
+        return [burst.after for burst in self._history.bursts(low, high) if low < burst.after < high]
+
+    def _grid(self) -> list[int]:
+        """Return the instants to look at for every turn: ends of bursts, and where those are few, others."""
+        low, high, grid = self._low, self._high, self._options.grid
+        ends = [low, *self._burst_ends(low, high), high]
+        most = grid * _DENSE_GRID if self._asker.sees else grid
+        if len(ends) - 1 > most:
+            ends = [ends[(len(ends) - 1) * at // most] for at in range(most + 1)]
+        elif len(ends) - 1 < grid and not self._options.bursts:
+            all_places = self._places(low, high)
+            cuts = min(grid, len(all_places) - 1)
+            ends += [all_places[(len(all_places) - 1) * at // cuts] for at in range(cuts + 1)]
+        return sorted(set(ends))
+
+    def _writes(self, before: int, after: int) -> tuple[int, ...]:
+        return tuple(number for number, _ns, _sectors in self._history.rhythm(before + 1, after))
+
+    # ---- asking
+
+    def _ask(self, instants: Sequence[int]) -> None:
+        for _answer in self._asker.ask(instants):
+            pass
+
+    def _tell_left(self, left: int, asked: int) -> None:
+        after_this = max(left - asked, 0) // (asked + 1)
+        self._tell("burst" if self._options.bursts else "write", after_this, None)
+
+    def _tell(self, what: str, left: int, steps: int | None) -> None:
+        if steps is None:
+            steps = rounds_left(left + 1, self._asker.jobs)
+        whats = what if left == 1 else f"{what}s"
+        step = "step" if steps == 1 else "steps"
+        self._say(f"Bisecting: {left:,} {whats} left to test after this (roughly {steps:,} {step})")

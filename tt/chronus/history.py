@@ -122,6 +122,11 @@ class History:
         """Whether the trace is a recording, whose writes have ticks, rather than a disk's history alone."""
         return bool(self.trace.meta.get("machine") != DISK_ONLY)
 
+    @property
+    def base(self) -> Base:
+        """What the disk started out as."""
+        return self._base
+
     # Writes
 
     @property

@@ -16,7 +16,6 @@ from tt.chronus.patch_ext import ExtEditor
 from tt.chronus.patch_fat import FatEditor
 from tt.errors import BadInput
 from tt.log.sectors import SECTOR
-from tt.vmm.boot.images import Volume
 from tt.vmm.disk import BLOCK
 
 _OPPOSITE: dict[ChangeKind, ChangeKind] = {"added": "removed", "removed": "added"}
@@ -101,7 +100,7 @@ def deltas(changes: Iterable[Change]) -> list[Delta]:
 
 
 def raw_deltas(old: DiskView, new: DiskView, written: Iterable[int]) -> list[Delta]:
-    """Return what differs outside of files, among the blocks of 4 KB `written` between two views of a disk."""
+    """Return what differs outside of files, among the blocks `written` between two views."""
     regions = list(_regions(old, new))
     found: dict[str, dict[int, bytes]] = {}
     for block in sorted(written):

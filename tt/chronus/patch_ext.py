@@ -156,26 +156,26 @@ class _Recipe:
 
     def _make(self, path: str, side: Side) -> Iterator[bytes]:
         node = side.node
+        folder, name = path.rpartition("/")[::2]
+        # New names are given bare: `write` takes them as they are, and the others take /x to be in the
+        # directory where one stands.
+        yield _command(b"cd", folder or "/")
         if node.stat.kind == "directory":
-            yield _command(b"mkdir", path)
+            yield _command(b"mkdir", name)
             return
         made = self._made.get(side.identity) if side.identity else None
         if made is not None:
-            yield b"ln %s %s" % (_quoted(made[0]), _quoted(path))
+            yield b"ln %s %s" % (_quoted(made[0]), _quoted(name))
             self._made[side.identity] = made[0], made[1] + 1
             return
         self._made[side.identity or path] = path, 1
-        folder, name = path.rpartition("/")[::2]
         if node.stat.kind == "symlink":
-            yield b"symlink %s %s" % (_quoted(path), _quoted(node.link or ""))
+            yield b"symlink %s %s" % (_quoted(name), _quoted(node.link or ""))
         elif node.stat.kind == "file":
-            # `write` takes the name as it is, in the directory where one stands.
-            yield _command(b"cd", folder or "/")
             yield b"write %s %s" % (_quoted(str(self._put(side.read(MAX_FILE)))), _quoted(name))
         else:
             kind = _KINDS.get(stat.S_IFMT(node.stat.mode), "p")
             device = b" %d %d" % _numbers(node.stat.rdev) if kind in "cb" else b""
-            yield _command(b"cd", folder or "/")
             yield b"mknod %s %s%s" % (_quoted(name), kind.encode(), device)
 
     def _describe(self, path: str, change: Change, fresh: bool) -> Iterator[bytes]:

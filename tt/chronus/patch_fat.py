@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from tt.vmm.boot.filetree import MAX_FILE
 from tt.vmm.boot.images import Volume
 
 _HEADER = 32
+_FREE_COUNT = 0x1E8  # of the FSInfo sector (Microsoft's FAT specification, section 5)
 _READ_ONLY, _DIRECTORY, _ARCHIVE = 0x01, 0x10, 0x20
 
 
@@ -64,7 +66,7 @@ class FatEditor:
             try:
                 volume = _Writable(f, self._where)
                 yield volume
-                volume.fat.flush_fat()
+                volume.finish()
             except BadInput:
                 raise
             # The library lets many kinds of errors through for what is damaged.
@@ -115,6 +117,8 @@ class _Writable(FatFileSystem):
 
     def __init__(self, file: Any, where: str) -> None:
         super().__init__(file, where)
+        self._file = file
+        self._was_dirty = bool(self._fat._is_dirty())
         self.fat = _Fat(encoding=FAT_OEM_ENCODING)
         self.fat.set_fp(file)
         self._fat = self.fat
@@ -164,6 +168,23 @@ class _Writable(FatFileSystem):
         entry.wrttime = entry.crttime = time
         entry.attr = entry.attr & ~_READ_ONLY | (_READ_ONLY if read_only else 0)
         self.fat.update_directory_entry(parent)
+
+    def finish(self) -> None:
+        """Write the table, the count of free clusters, and whether the volume is clean, as it was."""
+        self.fat.flush_fat()
+        if not self._was_dirty:
+            self.fat._mark_clean()
+        header = self.fat.bpb_header
+        if self.fat.fat_type != PyFat.FAT_TYPE_FAT32 or not 0 < header["BPB_FSInfo"] < 32:
+            return
+        at = header["BPB_FSInfo"] * header["BPB_BytsPerSec"]
+        self._file.seek(at)
+        if self._file.read(4) == b"RRaA":
+            used = header["BPB_RsvdSecCnt"] + header["BPB_NumFATs"] * header["BPB_FATSz32"]
+            clusters = (header["BPB_TotSec32"] - used) // header["BPB_SecPerClus"]
+            table = list(self.fat.fat[2 : clusters + 2])
+            self._file.seek(at + _FREE_COUNT)
+            self._file.write(struct.pack("<I", sum(not each & 0x0FFF_FFFF for each in table)))
 
     # ---- inside
 

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import multiprocessing
-from collections.abc import Iterator, Sequence
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from tt.chronus.history import History
-from tt.chronus.verdicts import Probe, ProbeError, Verdict
-from tt.errors import TTError, UsageError
+from tt.chronus.verdicts import Outcome, Probe, ProbeError, Verdict
+from tt.errors import BadInput, UsageError
 
-Result = tuple[int, Verdict, bytes | None]
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+_LONGEST_SIGNATURE = 300
+_ANSWER_S = 10
 
 
 @dataclass(frozen=True)
@@ -28,17 +37,34 @@ class Where:
     disk: int = 0
 
 
+@dataclass(frozen=True)
+class Look:
+    """What came of a probe of an instant.
+
+    `seen` is a digest of all that the probe saw, if it can tell.  Without `keep` the answer may be for
+    another reason than the disk, and is not to be kept.
+    """
+
+    instant: int
+    verdict: Verdict
+    seen: bytes | None = None
+    keep: bool = True
+
+
 class Pool(Protocol):
-    """Runs probes."""
+    """Runs probes, `jobs` at a time."""
 
     jobs: int
 
-    def run(self, probe: Probe, instants: Sequence[int]) -> Iterator[Result]:
-        """Yield (instant, verdict, fingerprint) of each, as they come; raises what the probe raises."""
+    def run(self, probe: Probe, instants: Sequence[int]) -> Iterator[Look]:
+        """Yield the looks at instants (the same one may be there twice) as they come.
+
+        Raises `ProbeError`, and `UsageError` or `BadInput` where a history cannot be opened.
+        """
         ...
 
     def close(self) -> None:
-        """Let go of processes."""
+        """Let go of processes, and give up what they are doing."""
         ...
 
 
@@ -50,37 +76,72 @@ class Here:
     def __init__(self, history: History) -> None:
         self._history = history
 
-    def run(self, probe: Probe, instants: Sequence[int]) -> Iterator[Result]:
-        """Yield the results in order."""
+    def run(self, probe: Probe, instants: Sequence[int]) -> Iterator[Look]:
+        """Yield the looks in order."""
         for instant in instants:
-            yield instant, probe.run(self._history.at(instant)), fingerprint(probe, self._history, instant)
+            yield look(probe, self._history, instant)
 
     def close(self) -> None:
         """Do nothing."""
 
 
 class Processes:
-    """Runs `jobs` probes at a time, each in a process."""
+    """Runs `jobs` probes at a time, each in a process of this host; they end with this one."""
 
     def __init__(self, where: Where, jobs: int) -> None:
         self.jobs = jobs
         self._where = where
-        self._executor = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+        self._executor: ProcessPoolExecutor | None = None
 
-    def run(self, probe: Probe, instants: Sequence[int]) -> Iterator[Result]:
-        """Yield the results as they come."""
-        futures = [self._executor.submit(run_one, self._where, probe, instant) for instant in instants]
-        yield from _results(futures)
+    def run(self, probe: Probe, instants: Sequence[int]) -> Iterator[Look]:
+        """Yield the looks as they come; what a process that died was at is tried once more."""
+        waiting = list(instants)
+        for again in (False, True):
+            executor = self._start()
+            futures: dict[Future[Look], int] = {}
+            try:
+                for instant in waiting:
+                    futures[executor.submit(look_from, self._where, probe, instant)] = instant
+                for future in as_completed(futures):
+                    found = future.result()
+                    waiting.remove(futures[future])
+                    yield found
+                return
+            except BrokenProcessPool:
+                self.close()
+                if again:
+                    raise ProbeError(
+                        "a process that ran a probe died twice: is there enough memory for --jobs?"
+                    ) from None
+            finally:
+                for future in futures:
+                    future.cancel()
 
     def close(self) -> None:
-        """End the processes; what they were doing is given up."""
-        for process in list((self._executor._processes or {}).values()):
-            process.terminate()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """End the processes, and what they started."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            processes = list((executor._processes or {}).values())
+            for process in processes:
+                process.terminate()
+            executor.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.join(_ANSWER_S)
+
+    def _start(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(
+                self.jobs, mp_context=context, initializer=_begin, initargs=(os.getpid(),)
+            )
+        return self._executor
 
 
 class Dask:
-    """Runs probes on a Dask cluster (`distributed`), whose workers see the same files."""
+    """Runs probes on a Dask cluster (package `distributed`), whose workers see the same files here.
+
+    Raises `UsageError` where there is none.
+    """
 
     def __init__(self, where: Where, address: str, jobs: int | None = None) -> None:
         try:
@@ -89,67 +150,125 @@ class Dask:
             raise UsageError(
                 "--scheduler needs the package distributed: pip install 'tt-vmm[dask]'"
             ) from None
+        client: Any = distributed.Client
         try:
-            client: Any = distributed.Client
-            self._client = client(address, timeout=10)
+            self._client = client(address, timeout=_ANSWER_S, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as e:
             raise UsageError(
                 f"no Dask scheduler answers at {address}: {str(e) or type(e).__name__}"
             ) from None
-        workers = sum(self._client.nthreads().values())
+        workers = len(self._client.nthreads())  # each runs one probe at a time, whatever its threads
         if not workers:
-            raise UsageError(f"the Dask scheduler at {address} has no workers")
-        self.jobs = jobs or workers
+            self._client.close()
+            raise UsageError(f"the Dask scheduler at {address} has no workers: start dask worker {address}")
+        self.jobs = workers if jobs is None else jobs
         self._where = where
 
-    def run(self, probe: Probe, instants: Sequence[int]) -> Iterator[Result]:
-        """Yield the results as they come."""
+    def run(self, probe: Probe, instants: Sequence[int]) -> Iterator[Look]:
+        """Yield the looks as they come."""
         import distributed
 
         completed: Any = distributed.as_completed
-        futures = [self._client.submit(run_one, self._where, probe, at, pure=False) for at in instants]
-        for future in completed(futures):
-            yield future.result()
+        futures = [self._client.submit(look_from, self._where, probe, at, pure=False) for at in instants]
+        try:
+            for future in completed(futures):
+                try:
+                    yield future.result()
+                except ModuleNotFoundError as e:
+                    raise ProbeError(f"a worker of the cluster has no tt that runs this probe: {e}") from None
+                except (distributed.KilledWorker, distributed.CancelledError) as e:
+                    raise ProbeError(f"the cluster gave up a probe: {str(e)[:200]}") from None
+        finally:
+            self._client.cancel([future for future in futures if not future.done()])
 
     def close(self) -> None:
         """Leave the cluster."""
         self._client.close()
 
 
-_opened: dict[Where, History] = {}  # of a worker
+@contextmanager
+def pool_for(history: History, base: Path | None, jobs: int, scheduler: str) -> Iterator[Pool]:
+    """Give a pool for probes of a history: on the cluster of `scheduler`, in `jobs` processes, or here.
+
+    `jobs` 0 is as many as the cluster has workers, or this host processors.
+    """
+    where = Where(history.trace.path.absolute(), base.absolute() if base else None, history.disk)
+    pool: Pool
+    if scheduler:
+        pool = Dask(where, scheduler, jobs or None)
+    else:
+        jobs = jobs or len(os.sched_getaffinity(0))
+        pool = Here(history) if jobs == 1 else Processes(where, jobs)
+    try:
+        yield pool
+    finally:
+        pool.close()
 
 
-def run_one(where: Where, probe: Probe, instant: int) -> Result:
-    """Run a probe in a worker, which keeps the history open."""
-    history = _opened.get(where)
-    if history is None:
-        if not _opened:
-            atexit.register(_close)
-        history = _opened[where] = History.open(
-            where.path, base=where.base, disk=where.disk, check_base=False
-        )
-    return instant, probe.run(history.at(instant)), fingerprint(probe, history, instant)
+def look(probe: Probe, history: History, instant: int) -> Look:
+    """Run a probe.
+
+    A disk on which it cannot work (with no file system, say) counts as a crash, known by what was wrong.
+    """
+    disk = history.at(instant)
+    begin = time.monotonic()
+    try:
+        verdict = probe.run(disk)
+    except BadInput as e:
+        what = str(e).replace(disk.where, "the disk")[:_LONGEST_SIGNATURE]
+        return Look(instant, Verdict(Outcome.CRASH, what, seconds=time.monotonic() - begin), keep=False)
+    return Look(instant, replace(verdict, cached=False), fingerprint(probe, history, instant))
 
 
 def fingerprint(probe: Probe, history: History, instant: int) -> bytes | None:
     """Return a digest of all that a probe sees, where it can tell that without running; else None."""
-    ask = getattr(probe, "fingerprint", None)
-    return None if ask is None else ask(history.at(instant))
-
-
-def _results(futures: Sequence[Future[Result]]) -> Iterator[Result]:
+    ask: Callable[..., bytes | None] | None = getattr(probe, "fingerprint", None)
+    if ask is None:
+        return None
     try:
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool:
-        raise ProbeError("a process that ran probes died: is there enough memory for --jobs?") from None
-    except TTError:
-        for future in futures:
-            future.cancel()
-        raise
+        return ask(history.at(instant))
+    except BadInput:
+        return None
+
+
+# ---- in a worker
+
+_opened: dict[Where, History] = {}
+_one_at_a_time = threading.Lock()  # neither histories nor probes are for several threads
+
+
+def look_from(where: Where, probe: Probe, instant: int) -> Look:
+    """Run a probe in a worker, which keeps the history open."""
+    with _one_at_a_time:
+        history = _opened.get(where)
+        if history is not None and history.count < instant:  # it has grown since
+            _opened.pop(where).close()
+            history = None
+        if history is None:
+            if not _opened:
+                atexit.register(_close)
+            history = History.open(where.path, base=where.base, disk=where.disk, check_base=False)
+            _opened[where] = history
+        return look(probe, history, instant)
+
+
+def _begin(parent: int) -> None:
+    """Have this worker end with its parent, however that ends, and what it started with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it, and ends us
+    signal.signal(signal.SIGTERM, _end)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what is cleaned up now must not be cut
+    sys.exit(128 + number)
 
 
 def _close() -> None:
     for history in _opened.values():
         with contextlib.suppress(Exception):
             history.close()
+    _opened.clear()

@@ -15,7 +15,8 @@ from collections.abc import Collection
 _HEADER = struct.Struct("<HBBIIIII")
 _TYPE = struct.Struct("<III")
 _MAGIC = 0xEB9F
-_STRUCT = 4
+_STRUCT, _UNION = 4, 5
+_DEEPEST = 4  # nameless structs in nameless structs
 _MOST_TYPES = 1 << 20
 # Bytes after a type of each kind, for the type and for each thing it counts.
 _EXTRA = dict.fromkeys(range(1, 20), (0, 0))
@@ -63,3 +64,48 @@ def _members(data: bytes, strings: bytes, flag: int) -> dict[str, int]:
         name = strings[name_at:end].decode("ascii", "replace")
         members[name] = (bits & 0xFF_FFFF if flag else bits) // 8
     return members
+
+
+def nested_offsets(data: bytes, name: str) -> dict[str, int]:
+    """Return {field: offset in bytes} of the first struct `name`, fields of nameless structs in it too.
+
+    Damaged data gives fewer, or none.
+    """
+    if len(data) < _HEADER.size or data[:2] != _MAGIC.to_bytes(2, "little"):
+        return {}
+    _magic, _version, _flags, size, types_at, types_size, strings_at, strings_size = _HEADER.unpack_from(data)
+    strings = data[size + strings_at : size + strings_at + strings_size]
+    wanted = strings.find(b"\0" + name.encode() + b"\0") + 1
+    places: list[int] = [0]  # by the number of a type; 0 is void
+    outer = 0
+    at, end = size + types_at, min(len(data), size + types_at + types_size)
+    while at + _TYPE.size <= end and len(places) <= _MOST_TYPES:
+        name_at, info, _size = _TYPE.unpack_from(data, at)
+        kind = info >> 24 & 31
+        if kind not in _EXTRA:
+            break
+        if wanted and name_at == wanted and kind == _STRUCT and not outer:
+            outer = at
+        places.append(at)
+        fixed, each = _EXTRA[kind]
+        at += _TYPE.size + fixed + each * (info & 0xFFFF)
+    return _nested(data, strings, places, outer, 0, 0) if outer else {}
+
+
+def _nested(
+    data: bytes, strings: bytes, places: list[int], at: int, offset: int, depth: int
+) -> dict[str, int]:
+    _name, info, _size = _TYPE.unpack_from(data, at)
+    found: dict[str, int] = {}
+    members = data[at + _TYPE.size : at + _TYPE.size + 12 * (info & 0xFFFF)]
+    for name_at, kind, bits in struct.iter_unpack("<III", members[: len(members) // 12 * 12]):
+        here = offset + (bits & 0xFF_FFFF if info >> 31 else bits) // 8
+        if name_at:
+            name = strings[name_at : strings.find(b"\0", name_at)].decode("ascii", "replace")
+            found.setdefault(name, here)
+        elif depth < _DEEPEST and 0 < kind < len(places):
+            inner = _TYPE.unpack_from(data, places[kind])[1] >> 24 & 31
+            if inner in (_STRUCT, _UNION):
+                for name, place in _nested(data, strings, places, places[kind], here, depth + 1).items():
+                    found.setdefault(name, place)
+    return found

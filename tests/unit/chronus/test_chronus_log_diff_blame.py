@@ -157,3 +157,9 @@ def test_wrong_use(trace: Path, words: list[str], capsys: pytest.CaptureFixture[
     assert main([words[0], str(trace), *words[1:]]) == 2
     error = capsys.readouterr().err
     assert error.startswith("chronus: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["log", "diff", "blame"])
+def test_help_has_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = out(capsys, verb, "--help")
+    assert f"examples:\n  chronus {verb} disk.tt" in text

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tt.chronus.search import INNER_PROBES, believe, narrow, probes_left
+from tt.chronus.noisy import believe
+from tt.chronus.search import INNER_PROBES, narrow, rounds_left
 
 
 class World:
@@ -21,10 +22,10 @@ class World:
         self.asked: list[int] = []
         self.rounds = 0
 
-    def __call__(self, places: Sequence[int]) -> Mapping[int, bool | None]:
+    def __call__(self, places: Sequence[int]) -> list[tuple[int, bool | None]]:
         self.rounds += 1
         self.asked += places
-        return {place: None if place in self.skips else place >= self.turn for place in places}
+        return [(place, None if place in self.skips else place >= self.turn) for place in places]
 
 
 @given(
@@ -88,13 +89,13 @@ def test_scattered_skips_cost_little(seed: int) -> None:
 
 
 def test_a_fix_is_found_too() -> None:
-    found = narrow(10, 500, False, lambda places: {place: place < 123 for place in places})
+    found = narrow(10, 500, False, lambda places: [(place, place < 123) for place in places])
     assert (found.before, found.after) == (122, 123)
 
 
 def test_rounds_left() -> None:
-    assert [probes_left(n) for n in (0, 1, 2, 1000, 1_000_000)] == [0, 0, 1, 10, 20]
-    assert probes_left(1000, jobs=9) == 3
+    assert [rounds_left(n) for n in (0, 1, 2, 1000, 1_000_000)] == [0, 0, 1, 10, 20]
+    assert rounds_left(1000, jobs=9) == 3
 
 
 # Probes that lie
@@ -104,9 +105,9 @@ def liar(turn: int, wrong: float, seed: int) -> World:
     chance = random.Random(seed)
 
     class Liar(World):
-        def __call__(self, places: Sequence[int]) -> Mapping[int, bool | None]:
+        def __call__(self, places: Sequence[int]) -> list[tuple[int, bool | None]]:
             truth = super().__call__(places)
-            return {place: state != (chance.random() < wrong) for place, state in truth.items()}
+            return [(place, state != (chance.random() < wrong)) for place, state in truth]
 
     return Liar(turn)
 

@@ -24,8 +24,8 @@ class Export(Protocol):
     Used by several threads at once.  Memory that is handed to `write` and `write_many` belongs to the
     caller again when they return.  After `flush`, and with `fua`, what was written survives a power cut.
     Errors are `tt.errors.TTError` or `OSError`; a client is told ENOSPC where that is what it is, else EIO.
-    An export may have a `description: str` for people, which clients show; and, to be quicker than `read`
-    can be, `read_into(offset: int, memory: memoryview) -> None`, which fills `memory` with what is at `offset`.
+    An export may have a `description: str` for people, which clients show; and, where that is quicker
+    than `read`, `read_into(offset: int, memory: memoryview) -> None`, which fills `memory`.
     """
 
     @property

@@ -84,10 +84,11 @@ class Login:
 
 @dataclass(frozen=True)
 class Run:
-    """Run a shell command and judge its exit code."""
+    """Run a shell command, at a prompt, and judge its exit code."""
 
     line: int
     command: str
+    prompt: re.Pattern[str]
     within_s: float
 
 
@@ -301,7 +302,7 @@ class _Parser:
     def _run(self, rest: str) -> Step:
         if not rest:
             raise self._wrong("there is no command to run: run test -s /etc/fstab")
-        return Run(self.line, rest, self.timeout_s)
+        return Run(self.line, rest, self.prompt, self.timeout_s)
 
     def _set_prompt(self, rest: str) -> None:
         self.prompt, rest = self._regex(rest, "prompt /REGEX/")

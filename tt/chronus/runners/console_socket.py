@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import select
 import selectors
 import socket
 import tempfile
@@ -38,7 +38,8 @@ class ConsoleSocket:
         self._lock = threading.Lock()
         self._past = bytearray(past[-_KEPT:])
         self._fresh = bytearray()
-        self._clients: dict[socket.socket, bytearray] = {}
+        self._clients: dict[socket.socket, bytearray] = {}  # what each has still to be sent
+        self._writers: set[socket.socket] = set()  # those that may have more to say
         self._closing = False
         self._selector = selectors.DefaultSelector()
         self._thread = threading.Thread(target=self._serve, name="console socket", daemon=True)
@@ -92,7 +93,7 @@ class ConsoleSocket:
                 return
             sock.setblocking(False)
             self._clients[sock] = bytearray(self._past)
-            self._selector.register(sock, selectors.EVENT_READ)
+            self._writers.add(sock)
 
     def _hear(self, sock: socket.socket) -> None:
         try:
@@ -106,18 +107,17 @@ class ConsoleSocket:
         elif self._is_gone(sock):
             self._drop(sock)
         else:  # it will write no more, but may go on reading
-            self._selector.unregister(sock)
+            self._writers.discard(sock)
 
     def _is_gone(self, sock: socket.socket) -> bool:
         """Tell a client that left from one that only shut its writing side (as `socat -u` and `nc` do)."""
-        import select
-
         poll = select.poll()
         poll.register(sock, select.POLLOUT)
         return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
 
     def _drop(self, sock: socket.socket) -> None:
         self._clients.pop(sock, None)
+        self._writers.discard(sock)
         with suppress(KeyError):
             self._selector.unregister(sock)
         sock.close()
@@ -141,13 +141,15 @@ class ConsoleSocket:
             if len(pending) > _MOST_BEHIND:
                 self._drop(sock)
                 continue
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if pending else 0)
-            with suppress(KeyError):
+            self._await(sock, bool(pending))
+
+    def _await(self, sock: socket.socket, pending: bool) -> None:
+        """Have the selector wait for what matters of a client now."""
+        wanted = selectors.EVENT_READ * (sock in self._writers) | selectors.EVENT_WRITE * pending
+        if sock in self._selector.get_map():
+            if wanted:
                 self._selector.modify(sock, wanted)
-
-
-def connect(path: os.PathLike[str]) -> socket.socket:
-    """Connect to a console socket."""
-    sock = socket.socket(socket.AF_UNIX)
-    sock.connect(str(path))
-    return sock
+            else:
+                self._selector.unregister(sock)
+        elif wanted:
+            self._selector.register(sock, wanted)

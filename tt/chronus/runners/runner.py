@@ -6,44 +6,104 @@ gone with the guest.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from tt.chronus.instant import DiskView
+from tt.errors import BadInput, UsageError
+from tt.vmm.config import DEFAULT_MEM, DENALI_MEM, parse_size
 
-DEFAULT_TIMEOUT_S = 300.0
+if TYPE_CHECKING:
+    from tt.chronus.history import History
+
+DEFAULT_TIMEOUT_S = 120.0
+EPOCH = 1_767_225_600  # 2026-01-01: the guest's clock where nobody knows when the disk was written
+
+
+class CannotBoot(BadInput):
+    """There is nothing on this disk that could be booted, or it is damaged.
+
+    `reads` are the blocks that were looked at, None where that is not known.
+    """
+
+    reads: frozenset[int] | None = None
 
 
 @dataclass(frozen=True)
 class Setup:
     """How to start a guest: plain data, so that it can be sent to another process.
 
-    What is None comes from the disk as it was, and where the disk does not say from its recording.
+    What is None comes from the disk as it was.  `recording` is the trace that the disk's history is
+    in, if it is a machine's: where that machine was given its kernel by hand, the guest gets it too.
     `append` is added to the kernel's command line; what stands behind ` -- ` there goes to init.
-    `init` replaces the guest's own first program, as the kernel's `init=` does, and its words come
-    after the program's name.  `script_disk` is a second disk, writable: the guest's /dev/vdb.
-    `timeout_s` is how long the guest may take in all, of its own time where the runner decides
-    on that (`Guest.seconds`).  `forward` lists TCP ports of the guest that a runner with a network
-    makes reachable from this host.
+    `init` replaces the guest's own first program: its path, and the words that it gets.
+    `script_disk` is a second disk, writable: the guest's /dev/vdb.  `epoch` is the wall clock at
+    power-on, in seconds since 1970.  `timeout_s` is how long the guest may take in all, in `Guest.seconds`.
+    `forward` lists TCP ports of the guest that a runner with a network makes reachable from this host.
     """
 
-    mem_bytes: int | None = None
+    mem_bytes: int = DEFAULT_MEM
     kernel: Path | None = None
     initrd: Path | None = None
     append: str = ""
     init: tuple[str, ...] = ()
     script_disk: bytes | None = None
+    epoch: int = EPOCH
     timeout_s: float = DEFAULT_TIMEOUT_S
     forward: tuple[int, ...] = ()
+    recording: Path | None = None
 
     def key(self) -> str:
         """Return a text that two setups share only if they start a guest in the same way.
 
         The timeout is left out: it decides whether there is an answer, not which.
         """
-        return repr(replace(self, timeout_s=0.0))
+        return repr(replace(self, timeout_s=0.0, recording=None))
+
+
+def setup_of(
+    history: History,
+    *,
+    kernel: Path | None = None,
+    initrd: Path | None = None,
+    append: str = "",
+    mem: str | None = None,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    ports: Sequence[int] = (),
+) -> Setup:
+    """Return the setup for guests from a history's disk: memory as recorded, the clock at its end.
+
+    The clock is the same for every instant: a guest must not find files from its future, and equal
+    disks must give equal answers.  Raises `UsageError` for numbers that make no sense.
+    """
+    from tt.chronus.history import config_of
+
+    if not 0 < timeout_s < float("inf"):
+        raise UsageError(f"--timeout {timeout_s}: give seconds above 0")
+    wrong = [port for port in ports if not 0 < port < 65536]
+    if wrong:
+        raise UsageError(f"--port {wrong[0]}: TCP ports are 1 to 65535")
+    config = config_of(history.trace)
+    last = history.write(history.count) if history.count > history.first else None
+    epoch, mem_bytes = EPOCH, DEFAULT_MEM
+    if history.has_machine:
+        mem_bytes = config.mem_bytes or (DENALI_MEM if config.machine == "denali" else DEFAULT_MEM)
+        epoch = config.epoch + (last.guest_ns or 0) // 1_000_000_000 + 1 if last else config.epoch
+    elif last is not None and last.host_ns is not None:
+        epoch = last.host_ns // 1_000_000_000 + 1
+    return Setup(
+        mem_bytes=mem_bytes if mem is None else parse_size(mem),
+        kernel=None if kernel is None else kernel.absolute(),
+        initrd=None if initrd is None else initrd.absolute(),
+        append=append,
+        epoch=epoch,
+        timeout_s=timeout_s,
+        forward=tuple(ports),
+        recording=history.trace.path.absolute() if history.has_machine else None,
+    )
 
 
 class Guest(Protocol):
@@ -53,11 +113,15 @@ class Guest(Protocol):
     more, None while it is.  `seconds` is how long it has run: guest time where the runner keeps that,
     else host time.  `ports` maps the guest's TCP ports of `Setup.forward` to ports of this host.
     `console_socket` is a unix socket that carries the console, made when it is first asked for, and
-    `nbd_url` where its disk is served; None where the runner has none.
+    `nbd_url` where its disk is served; None where the runner has none.  `reads` are the blocks of
+    4 KB of the disk that were read so far, None where that is not known.
     """
 
-    ports: dict[int, int]
-    nbd_url: str | None
+    @property
+    def ports(self) -> Mapping[int, int]: ...
+
+    @property
+    def nbd_url(self) -> str | None: ...
 
     @property
     def console(self) -> bytes: ...
@@ -70,6 +134,9 @@ class Guest(Protocol):
 
     @property
     def console_socket(self) -> Path | None: ...
+
+    @property
+    def reads(self) -> frozenset[int] | None: ...
 
     def read(self, timeout_s: float) -> bytes:
         """Return what the guest prints next, some of it; empty after `timeout_s` of `seconds`, or at the end.
@@ -98,7 +165,7 @@ class Guest(Protocol):
 
 
 class Runner(Protocol):
-    """Starts guests.  Plain data, so that it can be sent to another process."""
+    """Starts guests."""
 
     @property
     def name(self) -> str:
@@ -112,7 +179,20 @@ class Runner(Protocol):
     def start(self, disk: DiskView, setup: Setup) -> Guest:
         """Start a guest from `disk`, which stays as it is.
 
-        Raises `BadInput` where there is nothing to boot or it is damaged, `ProbeError` where the
-        runner cannot do what `setup` asks for.
+        Raises `CannotBoot` where there is nothing on it to boot, or that is damaged; `ProbeError` where
+        the runner cannot do what `setup` asks for.
         """
         ...
+
+
+def runner(name: str) -> Runner:
+    """Return a runner by its name; raises `UsageError` for one that there is not."""
+    if name == "tt":
+        from tt.chronus.runners.tt_machine import TtRunner
+
+        return TtRunner()
+    if name.partition(":")[0] == "qemu":
+        from tt.chronus.runners.qemu import QemuRunner
+
+        return QemuRunner.named(name)
+    raise UsageError(f"there is no runner {name!r}: there are tt and qemu")

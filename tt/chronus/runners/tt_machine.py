@@ -1,162 +1,335 @@
-"""Guests on tt's own machine: deterministic, so that the same disk gives the same answer."""
+"""Guests on tt's own machine: deterministic, so that the same disk gives the same answer.
+
+A guest runs only while somebody reads its console, on the reader's thread, and stops at ticks that
+depend on nothing but the guest.  So a conversation is a function of the disk and of what is typed when:
+two runs of one script read the same console and the same blocks.  What idles waits for nobody: its
+time jumps to its next timer.  Only somebody on the other end of `console_socket` makes it keep pace.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from tt.chronus.instant import DiskView, TrackedView
-from tt.chronus.runners.runner import BootFiles, End, Heard, Setup, Started, boot_files, command_line
+from tt.chronus.runners import warm as warm_machines
+from tt.chronus.runners.boot_files import BootFiles, boot_files, command_line, recorded_machine
+from tt.chronus.runners.console_socket import ConsoleSocket
+from tt.chronus.runners.runner import CannotBoot, Setup
+from tt.chronus.verdicts import ProbeError
 from tt.errors import BadInput
 from tt.events import Event, Kind
-from tt.vmm.boot import loader
+from tt.vmm.boot import loader, multiboot
 from tt.vmm.boot.plan import BootPlan
-from tt.vmm.clock import Timer
-from tt.vmm.config import MachineConfig, build_machine
-from tt.vmm.disk import OverlayDisk
-from tt.vmm.live import LiveSource, seeded_entropy
+from tt.vmm.config import MachineConfig
+from tt.vmm.disk import BLOCK, SECTOR, Base
 
-_SEED = 20041205  # of the guest's random bytes: any, but the same for every probe
-_HOST_FACTOR = 5.0  # a guest second takes at most some host seconds: what stops a guest that never idles
-_HOST_LEAST_S = 120.0
-
-
-@dataclass
-class _Running:
-    """The guest as its listener has it."""
-
-    source: LiveSource
-    alarm: Timer
-    console_socket: Path | None = None
-    ports: dict[int, int] = field(default_factory=dict)
-    nbd_url: str = ""
-
-    @property
-    def now_s(self) -> float:
-        return self.source.now_ns() / 1e9
-
-    def wake(self, at_s: float) -> None:
-        self.alarm.arm(int(at_s * 1e9))
-
-    def send(self, data: bytes) -> None:
-        self.source.type(data)
-
-    def stop(self, why: str) -> None:
-        self.source.stop(why)
+PERIOD_NS = 4
+_SLICE_NS = 10_000_000  # how long a busy guest goes on before its reader gets what it printed
+_MAX_CONSOLE = 16 << 20
+_NAP_S = 0.05
+_NO_WAITING = "panic=-1"  # a panic ends the machine at once
 
 
-class _Bytes:
-    """A few bytes as the base of a disk."""
+class Quick:
+    """The source of a guest's inputs: what is typed, and an idle guest's time jumps ahead.
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data.ljust(-(-len(data) // 4096) * 4096, b"\0")
-        self.sectors = len(self._data) // 512
+    `until_ns` is the guest time at which the reader wants to be back, `fresh` whether there is something
+    for it to read.  With `pace` an idle guest's time passes as the host's does.
+    """
 
-    def read(self, lba: int, count: int) -> bytes:
-        return self._data[lba * 512 : (lba + count) * 512]
+    def __init__(self) -> None:
+        self.until_ns = 0
+        self.pace = False
+        self.fresh: Callable[[], bool] = lambda: False
+        self.now_ns: Callable[[], int] = lambda: 0
+        self._typed: deque[bytes] = deque()
+        self._back = False
+
+    def type(self, data: bytes) -> None:
+        """Type `data` into the first console."""
+        if data:
+            self._typed.append(data)
+
+    def resume(self, until_ns: int) -> bool:
+        """Go on, to guest time `until_ns` at the latest; return whether something was typed."""
+        self.until_ns = until_ns
+        self._back = False
+        return bool(self._typed)
+
+    def answer(self, tick: int, kind: Kind, unit: int, live: Callable[[], bytes]) -> bytes:
+        """Return a live answer."""
+        return live()
+
+    def next_input(self, tick: int) -> int | None:
+        """Return `tick` when something was typed."""
+        return tick if self._typed else None
+
+    def take_inputs(self, tick: int) -> list[Event]:
+        """Return what was typed."""
+        return [Event(tick, Kind.INPUT, 0, 0, self._typed.popleft()) for _ in range(len(self._typed))]
+
+    def idle(self, tick: int, most_ns: int | None) -> int | None:
+        """Pass the time to the guest's next timer, or to where the reader wants to be back."""
+        if self._typed:
+            return 0
+        left = self.until_ns - self.now_ns()
+        if self.fresh() or left <= 0:
+            self._back = True
+            return None
+        passed = left if most_ns is None else min(left, most_ns)
+        if self.pace:
+            passed = min(passed, int(_NAP_S * 1e9))
+            time.sleep(passed / 1e9)
+        return passed
+
+    def wants_pause(self, tick: int) -> bool:
+        """Whether the reader is to be given what it waits for."""
+        return self._back
 
 
 class TtRunner:
-    """Runs guests on the pc machine; each is over when it ends or is told to."""
+    """Starts guests on tt's machines: the pc, or the one of the recording."""
 
     name = "tt"
 
-    def run(
-        self,
-        disk: DiskView,
-        setup: Setup,
-        *,
-        extra: bytes = b"",
-        heard: Heard,
-        started: Started | None = None,
-    ) -> End:
-        """See `Runner.run`; `timeout_s` is of guest time, and generous of host time."""
-        begin = time.monotonic()
+    def key(self) -> str:
+        """Return what tells this runner from others."""
+        return "tt"
+
+    def start(self, disk: DiskView, setup: Setup) -> TtGuest:
+        """Start a guest; see `Runner.start`."""
+        if setup.forward:
+            raise ProbeError("tt's machine has no network to forward ports of: use --runner qemu")
         tracked = TrackedView(disk)
-        plan = _plan(boot_files(tracked, setup), setup)
-        disks = [tracked.overlay()]
-        if extra:
-            disks.append(OverlayDisk(_Bytes(extra)))
-        config = MachineConfig(
-            "pc",
-            setup.mem_bytes,
-            4,
-            setup.epoch,
-            "virtual",
-            plan.kind,
-            plan.cmdline,
-            (),
-            plan=plan,
-            discard=True,
-        )
-        # What idles waits for nobody: its time jumps to its next timer.
-        source = LiveSource(forever=True, pace=setup.pace)
-        machine = build_machine(config, disks, source, entropy=seeded_entropy(_SEED))
-        source.now_ns = machine.clock.now
-        source.wants_input = lambda: machine.wants_input
-        guest = _Running(source, machine.clock.timer("probe", lambda: heard(guest, b"")))
-        console = bytearray()
-        limit_ns = int(setup.timeout_s * 1e9)
-        host_limit = begin + max(_HOST_LEAST_S, setup.timeout_s * _HOST_FACTOR)
-        timed_out = False
+        bases: list[Base] = [tracked]
+        if setup.script_disk is not None:
+            bases.append(_Bytes(setup.script_disk))
+        try:
+            config = _config(tracked, setup)
+        except CannotBoot as e:
+            e.reads = frozenset(tracked.reads)
+            raise
+        return TtGuest(config, bases, tracked)
 
-        def see(event: Event) -> None:
-            if event.kind is Kind.CONSOLE:
-                console.extend(event.data)
-                heard(guest, event.data)
 
-        machine.door.subscribe(source.see)
-        machine.door.subscribe(see)
-        if started is not None:
-            started(guest)
-        while True:
-            left_ns = limit_ns - machine.now_ns
-            if left_ns <= 0 or time.monotonic() > host_limit:
-                timed_out, why = True, f"{setup.timeout_s:g} s are over"
-                break
-            stop = machine.run(machine.tick + max(1, left_ns // machine.clock.period_ns))
-            if stop.reason == "pause":
-                source.breathed()
-                if source.stop_requested:
-                    why = source.stop_reason
-                    break
-            elif stop.reason != "tick":
-                why = "idle for ever" if stop.reason == "idle" else stop.detail
-                timed_out = stop.reason == "idle"
-                break
-        second = disks[1].read(0, disks[1].sectors) if extra else b""
-        return End(
-            why, timed_out, bytes(console), second, frozenset(tracked.reads), time.monotonic() - begin
-        )  # fmt: skip
+class TtGuest:
+    """A guest on tt's own machine; see `tt.chronus.runners.runner.Guest`."""
+
+    nbd_url = None
+
+    def __init__(self, config: MachineConfig, bases: list[Base], tracked: TrackedView) -> None:
+        self.ports: dict[int, int] = {}
+        self.ended: str | None = None
+        self._tracked = tracked
+        self._console = bytearray()
+        self._unread = 0
+        self._seconds = 0.0
+        self._script = b""
+        self._socket: ConsoleSocket | None = None
+        self._source = source = Quick()
+        sectors = tuple(base.sectors for base in bases)
+        warm = warm_machines.take(_key(config, sectors), config, sectors, source)
+        warm.begin(bases, source, self._see)
+        self._console += warm.console
+        self._warm: warm_machines.WarmMachine | None = warm
+        source.now_ns = warm.machine.clock.now
+        source.fresh = lambda: self._unread < len(self._console)
+
+    @property
+    def console(self) -> bytes:
+        """Everything printed so far (of very much the last part)."""
+        return bytes(self._console)
+
+    @property
+    def seconds(self) -> float:
+        """Guest time since power-on."""
+        return self._seconds
+
+    @property
+    def reads(self) -> frozenset[int]:
+        """The blocks of the disk that were read so far, by the boot loader or the guest."""
+        return frozenset(self._tracked.reads)
+
+    @property
+    def console_socket(self) -> Path:
+        """A socket with the console; from now on an idle guest takes the host's time."""
+        if self._socket is None:
+            self._source.pace = True
+            self._socket = ConsoleSocket(self._source.type, self.console)
+        return self._socket.path
+
+    def read(self, timeout_s: float) -> bytes:
+        """Run until the guest prints something, for `timeout_s` of its time at most; see `Guest.read`."""
+        warm = self._warm
+        if warm is not None and self.ended is None:
+            try:
+                self._run(warm, warm.machine.now_ns + max(0, int(timeout_s * 1e9)))
+            except BaseException:
+                self._warm = None  # cut off in the middle of something: nobody goes on from there
+                self.ended = "cut off"
+                raise
+            self._seconds = warm.machine.now_ns / 1e9
+        fresh = bytes(self._console[self._unread :])
+        self._unread = len(self._console)
+        if fresh and self._socket is not None:
+            self._socket.feed(fresh)
+        return fresh
+
+    def write(self, data: bytes) -> None:
+        """Type `data`; it reaches the guest when it runs on."""
+        self._source.type(data)
+
+    def script_disk(self) -> bytes:
+        """Return the second disk as it is now."""
+        if self._warm is not None and len(self._warm.disks) > 1:
+            self._script = self._warm.contents(1)
+        return self._script
+
+    def stop(self) -> None:
+        """End the guest; its machine is kept for the next one."""
+        self.script_disk()
+        self.ended = self.ended or "stopped"
+        warm, self._warm = self._warm, None
+        if warm is not None:
+            warm_machines.give_back(warm)
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self, warm: warm_machines.WarmMachine, until_ns: int) -> None:
+        machine = warm.machine
+        period_ns = machine.clock.period_ns
+        while self._unread == len(self._console):
+            left_ns = until_ns - machine.now_ns
+            if left_ns <= 0:
+                return
+            if self._source.resume(until_ns):
+                warm.touched()
+            stop = machine.run(machine.tick + max(1, min(left_ns, _SLICE_NS) // period_ns))
+            if stop.reason == "power":
+                self.ended = stop.detail
+                return
+            if stop.reason == "tick":
+                warm.arrived(self.console)
+
+    def _see(self, event: Event) -> None:
+        if event.kind is Kind.CONSOLE:
+            self._console += event.data
+            if len(self._console) > _MAX_CONSOLE:
+                half = _MAX_CONSOLE // 2
+                del self._console[:half]
+                self._unread = max(0, self._unread - half)
+
+
+class _Bytes:
+    """Some bytes as the base of a disk."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data.ljust(-(-len(data) // BLOCK) * BLOCK, b"\0")
+        self.sectors = len(self._data) // SECTOR
+
+    def read(self, lba: int, count: int) -> bytes:
+        """Return `count` sectors."""
+        return self._data[lba * SECTOR : (lba + count) * SECTOR]
+
+
+def _config(disk: DiskView, setup: Setup) -> MachineConfig:
+    recorded = None if setup.recording is None else recorded_machine(setup.recording)
+    if recorded is not None and recorded.machine == "denali":
+        return _denali(recorded, setup)
+    plan = _plan(boot_files(disk, setup), setup)
+    return MachineConfig(
+        machine="pc",
+        mem_bytes=setup.mem_bytes,
+        period_ns=PERIOD_NS,
+        epoch=setup.epoch,
+        clock="virtual",
+        boot_kind=plan.kind,
+        cmdline=plan.cmdline,
+        disks=(),
+        plan=plan,
+        discard=True,
+    )
+
+
+def _denali(recorded: MachineConfig, setup: Setup) -> MachineConfig:
+    """Return the recording's Denali machine, whose guest is in the trace and not on its disk."""
+    if setup.kernel is not None or setup.initrd is not None or setup.append:
+        raise ProbeError("a Denali guest takes no kernel, initrd or command line: leave them out")
+    if setup.init or setup.script_disk is not None:
+        raise ProbeError("a Denali guest has no shell to run a command: probe it with --console or --run")
+    return MachineConfig(
+        machine="denali",
+        mem_bytes=setup.mem_bytes,
+        period_ns=recorded.period_ns,
+        epoch=setup.epoch,
+        clock="virtual",
+        boot_kind=recorded.boot_kind,
+        cmdline="",
+        disks=(),
+        parts=recorded.parts,
+    )
+
+
+def _key(config: MachineConfig, sectors: tuple[int, ...]) -> tuple[object, ...]:
+    """Return what machines share that do the same until they look at their disks.
+
+    Equal plans are one object (`_planned`), and so are a recording's parts.
+    """
+    plan = config.plan
+    what = id(config.parts["guest"]) if plan is None else (id(plan.kernel), id(plan.segments))
+    return (config.machine, config.mem_bytes, config.period_ns, config.epoch, config.cmdline, what, sectors)
 
 
 def _plan(files: BootFiles, setup: Setup) -> BootPlan:
-    own, added = command_line(files, setup)
-    cmdline = loader.with_pc_defaults(own, added)
-    key = blake2b(files.kernel + b"\0" + (files.initrd or b""), digest_size=16).digest()
-    return _planned(key, _Kept(files), cmdline, setup.mem_bytes)
+    key = blake2b(digest_size=16)
+    for part in (files.kernel, files.initrd or b""):
+        key.update(len(part).to_bytes(8, "little"))
+        key.update(part)
+    own, added = command_line(files.cmdline, setup)
+    return _planned(key.digest(), _Unseen(files), own, added, setup.mem_bytes)
 
 
-class _Kept:
-    """Files that a cache does not look at: their hash is its key."""
+class _Unseen:
+    """Files that a cache does not compare: their hash is part of its key."""
 
     def __init__(self, files: BootFiles) -> None:
         self.files = files
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Kept)
+        return isinstance(other, _Unseen)
 
     def __hash__(self) -> int:
         return 0
 
 
 @lru_cache(maxsize=2)
-def _planned(key: bytes, kept: _Kept, cmdline: str, mem_bytes: int) -> BootPlan:
-    """Make a plan, or take the one that was made for the same kernel."""
-    kind = loader.kernel_kind(kept.files.kernel)
+def _planned(key: bytes, unseen: _Unseen, own: str, added: str, mem_bytes: int) -> BootPlan:
+    """Make a plan, or take the one that was made of the same files: unpacking a kernel takes a second."""
+    files = unseen.files
+    kind = loader.kernel_kind(files.kernel)
     if kind is None:
-        raise BadInput("the disk's kernel is none that tt can boot")
-    return loader.plan_boot_from_parts(kind, kept.files.kernel, kept.files.initrd, cmdline, mem_bytes)
+        raise CannotBoot(f"no kernel that tt can boot: {files.where}")
+    if kind == multiboot.KIND:
+        cmdline = " ".join(part for part in (own, added) if part)
+    else:
+        cmdline = loader.with_pc_defaults(own, f"{_NO_WAITING} {added}")
+    try:
+        return loader.plan_boot_from_parts(kind, files.kernel, files.initrd, cmdline, mem_bytes)
+    except BadInput as e:
+        raise CannotBoot(str(e)) from None

@@ -38,7 +38,7 @@ def register(subparsers: Subparsers) -> None:
         "begins with / (or vda1:/) is a path: only that, and what is below it.",
     )
     add_history_options(parser)
-    parser.add_argument("words", metavar=("POS", "POS|PATH"), nargs="+", help="instants, then paths")
+    parser.add_argument("words", metavar="POS|PATH", nargs="+", help="one or two instants, then paths")
     parser.add_argument(
         "-U", "--unified", metavar="N", type=int, default=3, help="lines of context (default 3)"
     )

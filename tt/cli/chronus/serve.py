@@ -36,10 +36,10 @@ def register(subparsers: Subparsers) -> None:
            chronus serve web.tt --at w812 --overlay
            chronus serve web.tt --export good=w812 --export bad=end --overlay
            chronus serve web.tt --export =live --export monday=@monday""",
-        "The live disk keeps every write, with the host's time, in the history, which is made if it does not "
+        "The live disk keeps every write, with its time, in the history, which is made if it does not "
         "exist; the base image is only read.  An instant is read-only, or with --overlay can be written "
-        "over: what is written is forgotten at the end.  Then, for example: qemu-system-x86_64 -drive "
-        "file=URL,format=raw,if=virtio; or nbd-client, nbdcopy, qemu-img.  Ctrl-C or SIGTERM ends it cleanly; "
+        "over: what is written is forgotten at the end.  For example: qemu-system-x86_64 -drive "
+        "file=URL,format=raw,if=virtio; or nbd-client, nbdcopy, qemu-img.  Ctrl-C or SIGTERM ends it; "
         "after a kill, the next to open the history finds all that was flushed.",
     )
     parser.add_argument("trace", metavar="TRACE", type=Path, help="a disk's history, or a recording (--at)")

@@ -51,13 +51,13 @@ def plan_boot(
     cmdline = ""
     kernel_bytes = initrd_bytes = None
     if kernel is not None:
-        kernel_bytes = _read(kernel, bootconfig.MAX_KERNEL)
+        kernel_bytes = read_file(kernel, bootconfig.MAX_KERNEL)
         if guest is not None and kernel_kind(kernel_bytes) != multiboot.KIND:
             cmdline = f"root=/dev/{bootconfig.root_volume(images.open_image(guest))} rw"
     elif guest is None:
         raise BadInput("nothing to boot: give a disk image or --kernel")
     elif _kind_of_file(guest) is not None:
-        kernel_bytes = _read(guest, bootconfig.MAX_KERNEL)
+        kernel_bytes = read_file(guest, bootconfig.MAX_KERNEL)
     else:
         entry = bootconfig.find_boot_entry(images.open_image(guest))
         kernel_bytes, initrd_bytes, cmdline = entry.kernel, entry.initrd, entry.cmdline
@@ -67,7 +67,7 @@ def plan_boot(
                 f"{printable(entry.kernel_path)} in {guest} is no kernel tt can boot: give --kernel"
             )
     if initrd is not None:
-        initrd_bytes = _read(initrd, bootconfig.MAX_INITRD)
+        initrd_bytes = read_file(initrd, bootconfig.MAX_INITRD)
     kind = kernel_kind(kernel_bytes)
     if kind is None:
         raise BadInput(f"{kernel or guest} is no kernel: tt boots bzImage, ELF and Multiboot")
@@ -105,14 +105,16 @@ def with_pc_defaults(cmdline: str, append: str = "") -> str:
     alone.  Later options win in Linux, so the order is: image, machine, user.
     Everything behind ` -- ` goes to init and stays last.
     """
-    options, init = _split_init(cmdline)
-    extra, extra_init = _split_init(append)
+    options, init = split_init(cmdline)
+    extra, extra_init = split_init(append)
     given = [*options, *extra]
     missing = [option for option in PC_CMDLINE if not _is_given(option, given)]
-    words = [*options, *missing, *extra]
-    if init or extra_init:
-        words += ["--", *init, *extra_init]
-    return " ".join(words)
+    return join_init([*options, *missing, *extra], [*init, *extra_init])
+
+
+def join_init(options: list[str], init: list[str]) -> str:
+    """Return a command line of words for the kernel and words for init."""
+    return " ".join([*options, "--", *init] if init else options)
 
 
 def _is_given(option: str, given: list[str]) -> bool:
@@ -126,7 +128,7 @@ def _is_given(option: str, given: list[str]) -> bool:
     return False
 
 
-def _split_init(cmdline: str) -> tuple[list[str], list[str]]:
+def split_init(cmdline: str) -> tuple[list[str], list[str]]:
     """Split a command line into words, those for the kernel and those for init; double quotes hold spaces."""
     words = [""]
     quoted = False
@@ -173,7 +175,8 @@ def _read_head(path: Path) -> bytes:
         raise BadInput(f"cannot read {path}: {e.strerror or e}") from None
 
 
-def _read(path: Path, limit: int) -> bytes:
+def read_file(path: Path, limit: int) -> bytes:
+    """Return the contents of a kernel or an initrd of the host, of `limit` bytes at most; raises `BadInput`."""
     try:
         with path.open("rb") as f:
             data = f.read(limit + 1)

@@ -1,0 +1,172 @@
+"""`--run`: a host command that talks to the running guest: by its console, its network, its disk."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tt.chronus.instant import DiskView, TrackedView
+from tt.chronus.nbd.instants import InstantExport
+from tt.chronus.nbd.server import serving
+from tt.chronus.probes.exit_codes import outcome_of
+from tt.chronus.probes.host import run_command
+from tt.chronus.probes.signatures import Watch, plain
+from tt.chronus.runners.runner import CannotBoot, Guest, Setup, runner
+from tt.chronus.verdicts import Outcome, ProbeError, Verdict
+
+_TAIL = 4000  # characters of the console that a verdict keeps
+_READ_S = 0.2  # how long the guest is listened to before the command is looked at
+_MOST_LINE = 4096
+
+
+@dataclass(frozen=True)
+class RunProbe:
+    """Boot, and run `command` by the host's shell while the guest runs.
+
+    Its environment has CHRONUS_CONSOLE (a unix socket with the guest's console, from its first byte on),
+    CHRONUS_PORT_<n> (the port of 127.0.0.1 that goes to the guest's TCP port n, for each of
+    `Setup.forward`), CHRONUS_NBD (an NBD URL of the disk as it was, read-only; of the guest's disk as it is on
+    a runner that serves it) and CHRONUS_INSTANT.  It starts with the guest, or, with `after`, when
+    the console shows a line that this regex matches.  The guest ends when the command does, and
+    `Setup.timeout_s` is for both together.
+    """
+
+    command: str
+    runner: str
+    setup: Setup
+    after: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.after)
+        except re.error as e:
+            raise ProbeError(f"{self.after!r} is no regex to wait for: {e}") from None
+
+    def key(self) -> str:
+        """Return what tells this probe from others."""
+        ran = runner(self.runner).key()
+        return f"run {ran} {self.setup.key()} {self.after!r} {self.command!r}"
+
+    def describe(self) -> str:
+        """Return the probe in a line."""
+        return f"--run {self.command!r} on {self.runner}"
+
+    def run(self, disk: DiskView) -> Verdict:
+        """Boot, and run the command; see `Probe.run`."""
+        begin = time.monotonic()
+        shared = _SharedView(disk)
+        seen = TrackedView(shared)
+        with ExitStack() as stack:
+            try:
+                guest = stack.enter_context(runner(self.runner).start(shared, self.setup))
+            except CannotBoot as e:
+                seconds = time.monotonic() - begin
+                return Verdict(Outcome.CRASH, f"cannot boot: {e}"[:_TAIL], seconds=seconds, reads=e.reads)
+            url = guest.nbd_url
+            if url is None:
+                url = stack.enter_context(serving([InstantExport(seen, name="disk")])).url("disk")
+            verdict = self._talk(guest, self._environment(guest, disk, url))
+            reads = None if guest.reads is None else guest.reads | frozenset(seen.reads)
+        return replace(verdict, seconds=time.monotonic() - begin, reads=reads)
+
+    def _environment(self, guest: Guest, disk: DiskView, url: str) -> dict[str, str]:
+        ports = {f"CHRONUS_PORT_{inside}": str(outside) for inside, outside in guest.ports.items()}
+        return {
+            **ports,
+            "CHRONUS_CONSOLE": str(guest.console_socket or ""),
+            "CHRONUS_NBD": url,
+            "CHRONUS_INSTANT": disk.where,
+        }
+
+    def _talk(self, guest: Guest, environment: Mapping[str, str]) -> Verdict:
+        """Keep the guest going until the command has ended, or the time is over."""
+        watch = Watch()
+        limit_s = time.monotonic() + self.setup.timeout_s
+        if self.after and not self._wait(guest, watch, limit_s):
+            return self._judge(None, "", guest, watch)
+        command = _Command(self.command, environment, max(0.1, limit_s - time.monotonic()))
+        try:
+            while not command.ended.is_set():
+                if guest.ended is None:
+                    watch.feed(guest.read(_READ_S))
+                else:
+                    command.ended.wait(_READ_S)
+        finally:
+            command.stop()
+        if command.error is not None:
+            raise command.error
+        return self._judge(command.code, command.output, guest, watch)
+
+    def _wait(self, guest: Guest, watch: Watch, limit_s: float) -> bool:
+        """Wait for the line after which the command is to start; return whether it came."""
+        wanted = re.compile(self.after)
+        line = b""
+        while guest.ended is None and time.monotonic() < limit_s and guest.seconds < self.setup.timeout_s:
+            data = guest.read(_READ_S)
+            if watch.feed(data):
+                return False
+            *lines, line = (line + data).replace(b"\r", b"\n").split(b"\n")
+            line = line[-_MOST_LINE:]
+            if any(wanted.search(plain(text.decode("utf-8", "replace"))) for text in (*lines, line)):
+                return True
+        return False
+
+    def _judge(self, code: int | None, output: str, guest: Guest, watch: Watch) -> Verdict:
+        """Return the verdict; a guest that died says more than a command that could not reach it."""
+        console = guest.console.decode("utf-8", "replace")[-_TAIL:]
+        crashed = watch.fatal or (code is None and watch.grave)
+        if code is None and guest.ended is not None:
+            crashed = watch.worst or f"the guest ended: {guest.ended}"
+        if crashed and code not in (0, 125):
+            return Verdict(Outcome.CRASH, crashed, code, output, console)
+        if code is None:
+            return Verdict(Outcome.HANG, watch.grave, None, output, console)
+        return Verdict(outcome_of(code, self.command), "", code, output, console)
+
+
+class _Command(threading.Thread):
+    """A command that runs beside the guest; `code` is None where it took too long."""
+
+    def __init__(self, command: str, environment: Mapping[str, str], timeout_s: float) -> None:
+        super().__init__(name="probe command", daemon=True)
+        self.code: int | None = None
+        self.output = ""
+        self.error: BaseException | None = None
+        self.ended = threading.Event()
+        self._command, self._environment, self._timeout_s = command, environment, timeout_s
+        self._cancel = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        """Run the command; called by `start`."""
+        try:
+            self.code, self.output = run_command(
+                self._command, self._environment, self._timeout_s, cancel=self._cancel
+            )
+        except BaseException as e:
+            self.error = e
+        self.ended.set()
+
+    def stop(self) -> None:
+        """End it if it still runs."""
+        self._cancel.set()
+        self.join()
+
+
+class _SharedView(DiskView):
+    """A disk that several threads may read."""
+
+    def __init__(self, disk: DiskView) -> None:
+        self.disk = disk
+        self.sectors, self.size, self.where = disk.sectors, disk.size, disk.where
+        self._lock = threading.Lock()
+
+    def blocks(self, first: int, count: int) -> list[bytes]:
+        """Return neighbouring blocks of 4 KB."""
+        with self._lock:
+            return self.disk.blocks(first, count)

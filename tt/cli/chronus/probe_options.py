@@ -1,0 +1,111 @@
+"""The options that say what a probe is, and the probe that they describe."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tt.errors import BadInput, UsageError
+
+if TYPE_CHECKING:
+    from tt.chronus.history import History
+    from tt.chronus.runners.runner import Setup
+    from tt.chronus.verdicts import Probe
+
+_KINDS = ("files", "guest", "console", "beside")
+_DEFAULT_TIMEOUT_S = 120.0
+_BOOTS_ONLY = ("kernel", "initrd", "mem", "port")
+_MOST_SCRIPT = 1 << 20
+
+
+def add_probe_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--files`, `--guest`, `--console`, `--run`, and how they run."""
+    probes = parser.add_argument_group("probes (give one)")
+    probes.add_argument(
+        "--files", metavar="COMMAND", help="a command of this host, among the files as they were"
+    )
+    probes.add_argument(
+        "--guest", metavar="COMMAND", help="a command or script file, inside the booted guest"
+    )
+    probes.add_argument(
+        "--console", metavar="SCRIPT", type=Path, help="a conversation on the guest's serial console"
+    )
+    probes.add_argument(
+        "--run", dest="beside", metavar="COMMAND", help="a command of this host, beside the booted guest"
+    )
+    how = parser.add_argument_group("how a probe runs")
+    how.add_argument(
+        "--path", metavar="PATH", action="append", help="--files: only what is below (default /)"
+    )
+    how.add_argument("--early", action="store_true", help="--guest: before the system's own init")
+    how.add_argument(
+        "--runner", metavar="NAME", default="tt", help="what boots the guest: tt (default) or qemu"
+    )
+    how.add_argument("--kernel", metavar="FILE", type=Path, help="boot this, not the disk's own kernel")
+    how.add_argument("--initrd", metavar="FILE", type=Path, help="with this initrd")
+    how.add_argument("--append", metavar="WORDS", default="", help="more words for the kernel")
+    how.add_argument("--mem", metavar="SIZE", help="the guest's memory (as recorded, else 256M)")
+    how.add_argument(
+        "--port", metavar="N", type=int, action="append", help="make a TCP port of the guest reachable (qemu)"
+    )
+    how.add_argument(
+        "--timeout", metavar="S", type=float, default=_DEFAULT_TIMEOUT_S,
+        help="seconds for one probe (120); what takes longer hangs",
+    )  # fmt: skip
+
+
+def make_probe(args: argparse.Namespace, history: History) -> Probe:
+    """Return the probe that the options describe; raises `UsageError` and `BadInput`."""
+    kinds = [kind for kind in _KINDS if getattr(args, kind) is not None]
+    if len(kinds) != 1:
+        raise UsageError("give one probe: --files, --guest, --console or --run")
+    kind = kinds[0]
+    if args.early and kind != "guest":
+        raise UsageError("--early goes with --guest")
+    if args.path and kind != "files":
+        raise UsageError("--path goes with --files")
+    if not 0 < args.timeout < float("inf"):
+        raise UsageError(f"--timeout {args.timeout}: give seconds above 0")
+    if kind == "files":
+        from tt.chronus.probes.files import FilesProbe
+
+        given = [name for name in _BOOTS_ONLY if getattr(args, name) is not None]
+        if given or args.append or args.runner != "tt":
+            raise UsageError(f"--{given[0] if given else 'append or --runner'}: --files boots nothing")
+        return FilesProbe(args.files, tuple(args.path or ("/",)), args.timeout)
+    return _booted(kind, args, _setup(args, history))
+
+
+def _setup(args: argparse.Namespace, history: History) -> Setup:
+    from tt.chronus.runners.runner import runner, setup_of
+
+    runner(args.runner)  # raises for one that there is not
+    return setup_of(
+        history, kernel=args.kernel, initrd=args.initrd, append=args.append, mem=args.mem,
+        timeout_s=args.timeout, ports=tuple(args.port or ()),
+    )  # fmt: skip
+
+
+def _booted(kind: str, args: argparse.Namespace, setup: Setup) -> Probe:
+    if kind == "guest":
+        from tt.chronus.probes.guest import GuestProbe
+
+        return GuestProbe(args.guest, args.runner, setup, early=args.early)
+    if kind == "console":
+        from tt.chronus.probes.console import ConsoleProbe
+
+        return ConsoleProbe(_script(args.console), str(args.console), args.runner, setup)
+    from tt.chronus.probes.run import RunProbe
+
+    return RunProbe(args.beside, args.runner, setup)
+
+
+def _script(path: Path) -> str:
+    try:
+        with path.open("rb") as f:
+            return f.read(_MOST_SCRIPT + 1).decode()
+    except OSError as e:
+        raise BadInput(f"cannot read the script {path}: {e.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} is no script: it is not text in UTF-8") from None
