@@ -1,4 +1,4 @@
-"""Write docs/cli.md: the help of every verb, as `tt VERB --help` prints it.
+"""Write docs/cli.md: the help of every verb, as `tt VERB --help` and `chronus VERB --help` print it.
 
 python docs/generate_cli.py          writes it
 python docs/generate_cli.py --check  exits with 1 if it is out of date
@@ -11,6 +11,10 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tt.cli.main import Program
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,20 +31,23 @@ file that cannot be used; 130 interrupted.
 
 def page() -> str:
     """Return what docs/cli.md has to be."""
-    from tt.cli.parser import VERBS
+    from tt.cli.chronus.main import CHRONUS
+    from tt.cli.main import TT
 
-    parts = [HEAD, f"## tt\n\n```\n{_help()}```\n"]
-    parts += [f"## tt {verb}\n\n```\n{_help(verb)}```\n" for verb in VERBS]
+    parts = [HEAD]
+    for program in (TT, CHRONUS):
+        parts.append(f"## {program.name}\n\n```\n{_help(program)}```\n")
+        parts += [f"## {program.name} {verb}\n\n```\n{_help(program, verb)}```\n" for verb in program.verbs]
     return "\n".join(parts)
 
 
-def _help(*verb: str) -> str:
+def _help(program: Program, *verb: str) -> str:
     from tt.cli.main import main
 
     os.environ["COLUMNS"] = "100"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        main([*verb, "--help"])
+        main([*verb, "--help"], program)
     return printed.getvalue()
 
 

@@ -127,7 +127,7 @@ BUGS = (
     Bug(
         "library removed",
         "structure",
-        "mv /usr/lib/x86_64-linux-gnu/libnettle.so.8 /root/",
+        "rm /usr/lib/x86_64-linux-gnu/libnettle.so.8",
         "lighttpd -v || exit 1",
         "/usr/lib/x86_64-linux-gnu/libnettle.so.8",
     ),

@@ -1,7 +1,7 @@
 """Which bytes of a disk show a change: where to look for who made it.
 
-A change of contents shows in the file's data; a new file, or its mode, owner or times, in its inode; a name that
-is gone in its directory.  What is in the journal alone is looked at there.
+A change of contents shows in the file's data; a new file, or its mode, owner or times, in its inode; a
+name that is gone in its directory.  What is in the journal alone is looked at there.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ from tt.vmm.boot.ext import Inode
 from tt.vmm.boot.filetree import MAX_FILE
 from tt.vmm.disk import BLOCK
 
-_MODE, _MTIME, _DTIME, _GID, _LINKS, _FLAGS = 0, 16, 20, 24, 26, 32  # of an inode, 2 or 4 bytes each
-_UID = 2
+_MODE = 0
+_FIELDS = (
+    ("mode", _MODE, 2), ("owner", 2, 2), ("owner", 24, 2), ("links", 26, 2), ("attributes", 32, 4),
+    ("contents", 16, 4), ("time", 16, 4),
+)  # fmt: skip
+"""Where an inode shows in which way a file changed: (way, offset, bytes); the last two are its mtime."""
 _PIECE = 8  # bytes that are watched
+_MOST_BLOCKS = 4096  # of a directory
 _DAMAGE = (ValueError, IndexError, struct.error)
 
 
@@ -41,7 +46,7 @@ class Evidence:
 
 
 def evidence(history: History, change: Change, instant: int) -> Iterator[Evidence]:
-    """Yield what shows `change` at `instant`, when it was made: the best first; nothing where none is known."""
+    """Yield what shows `change` at `instant`, by which it was made, the best first; maybe nothing does."""
     side = change.after or change.before
     if side is None or side.place is None:
         yield from _by_contents(history, change, instant)
@@ -88,24 +93,42 @@ def first_difference(one: bytes, other: bytes) -> int | None:
 # ---- ext
 
 
+class _Volume:
+    """The ext volume of a changed file, as an instant shows it."""
+
+    def __init__(self, history: History, path: str, instant: int) -> None:
+        tree = Tree(history.at(instant))
+        name, self.path = tree.place(path)
+        volume = next(each for each in tree.volumes if each.name == name)
+        self.offset = volume.offset
+        self.ext = ExtVolume(tree.image.open(volume), name)
+        self._history, self._instant = history, instant
+
+    def evidence(self, what: str, offset: int, size: int) -> Iterator[Evidence]:
+        """Yield what shows the bytes at `offset` of the volume: their newest copy may be in the journal."""
+        block, inside = divmod(offset, self.ext.block_size)
+        copy = self.ext.newer.get(block)
+        place = self.offset + (copy.block if copy is not None else block) * self.ext.block_size + inside
+        write = last_write_at(self._history, place, self._instant)
+        if write is not None:
+            yield Evidence(what, place, size, write)
+
+
 def _of_ext(history: History, change: Change, instant: int) -> Iterator[Evidence]:
-    what = set(change.what)
-    after, before = change.after, change.before
+    volume = _Volume(history, change.path, instant)
+    what, after = set(change.what), change.after
     if after is not None and after.place is not None:
-        new, inode = after.place.volume, after.place.inode
+        inode = after.place.inode
         contents = change.kind == "added" or bool(what & {"contents", "type"})
         if contents and after.node.stat.kind == "file" and inode.size:
-            yield from _in_data(history, change, after, instant)
-        if change.kind == "added" or "type" in what or "link" in what:
-            yield from _in_inode(history, change, new, inode, _MODE, 2, instant)
-        for way, at, size in (
-            ("mode", _MODE, 2), ("owner", _UID, 2), ("owner", _GID, 2), ("links", _LINKS, 2),
-            ("attributes", _FLAGS, 4), ("contents", _MTIME, 4), ("time", _MTIME, 4),
-        ):  # fmt: skip
-            if way in what and _inode_differs(before, inode, at, size):
-                yield from _in_inode(history, change, new, inode, at, size, instant)
-    if change.kind in ("removed", "renamed") or (change.kind == "added" and change.after):
-        yield from _in_directory(history, change, instant)
+            yield from _in_data(volume, change, after, inode)
+        if change.kind == "added" or what & {"type", "link"}:
+            yield from _in_inode(volume, inode, _MODE, 2)
+        for way, at, size in _FIELDS:
+            if way in what and _inode_differs(change.before, inode, at, size):
+                yield from _in_inode(volume, inode, at, size)
+    if change.kind != "changed":
+        yield from _in_directory(volume, change)
 
 
 def _inode_differs(before: Side | None, inode: Inode, at: int, size: int) -> bool:
@@ -114,64 +137,58 @@ def _inode_differs(before: Side | None, inode: Inode, at: int, size: int) -> boo
     return bool(before.place.inode.body[at : at + size] != inode.body[at : at + size])
 
 
-def _in_data(history: History, change: Change, side: Side, instant: int) -> Iterator[Evidence]:
-    assert side.place is not None
+def _in_data(volume: _Volume, change: Change, side: Side, inode: Inode) -> Iterator[Evidence]:
     new = side.read(MAX_FILE)
     old = change.before.read(MAX_FILE) if change.before and change.before.node.stat.kind == "file" else b""
     at = first_difference(old, new)
-    if at is None:  # it became shorter
+    if at is None:  # it became shorter: its inode shows that
         return
-    volume, inode = side.place.volume, side.place.inode
-    block = _data_block(volume, inode, at // volume.block_size)
-    if block is None:
-        return
-    size = min(_PIECE, len(new) - at, volume.block_size - at % volume.block_size)
-    offset = block * volume.block_size + at % volume.block_size
-    yield from _at(history, change, volume, "its contents", offset, size, instant)
-
-
-def _data_block(volume: ExtVolume, inode: Inode, wanted: int) -> int | None:
-    for logical, start, count in volume.file_runs(inode):
+    size = volume.ext.block_size
+    wanted, inside = divmod(at, size)
+    for logical, start, count in volume.ext.file_runs(inode):
         if logical <= wanted < logical + count:
-            return start + wanted - logical
-    return None
+            offset = (start + wanted - logical) * size + inside
+            yield from volume.evidence("its contents", offset, min(_PIECE, len(new) - at, size - inside))
 
 
-def _in_inode(
-    history: History, change: Change, volume: ExtVolume, inode: Inode, at: int, size: int, instant: int
-) -> Iterator[Evidence]:
-    for table in volume.tables:
+def _in_inode(volume: _Volume, inode: Inode, at: int, size: int) -> Iterator[Evidence]:
+    each = len(inode.body)
+    for table in volume.ext.tables:
         index = inode.number - table.first_inode
-        each = len(inode.body)
-        if 0 <= index < table.count * (volume.block_size // each):
-            offset = table.start * volume.block_size + index * each + at
-            yield from _at(history, change, volume, "its inode", offset, size, instant)
-            return
+        if 0 <= index < table.count * (volume.ext.block_size // each):
+            offset = table.start * volume.ext.block_size + index * each + at
+            yield from volume.evidence("its inode", offset, size)
 
 
-def _in_directory(history: History, change: Change, instant: int) -> Iterator[Evidence]:
-    """Look for the name that came or went, in the blocks of its directory."""
-    side = change.before if change.kind == "removed" else change.after
-    assert side is not None and side.place is not None
-    _, path = Tree(history.at(instant)).place(change.path)
-    folder, name = path.rpartition("/")[::2]
-    place = side.place.volume
-    parent = place.find(folder or "/")
+def _in_directory(volume: _Volume, change: Change) -> Iterator[Evidence]:
+    """Look for the name that came or went, in the blocks of its directory.
+
+    What went is where it was before.  Linux takes a name out by making the entry before it longer, or, of the
+    first in a block, clears the number of the inode.
+    """
+    gone = change.kind == "removed"
+    side = change.before if gone else change.after
+    if side is None or side.place is None:
+        return
+    where = side.place.volume
+    folder, name = volume.path.rpartition("/")[::2]
+    parent = where.find(folder or "/")
     if parent is None:
         return
     wanted = name.encode("utf-8", "surrogateescape")
-    size = place.block_size
-    for _logical, start, count in place.file_runs(parent):
-        for block in range(start, start + min(count, 4096)):
-            data = place.logical(block)
-            entry = _entry(data, wanted)
-            if entry is not None:
-                yield from _entry_evidence(history, change, place, block * size, entry, instant)
-                return
+    for _logical, start, count in where.file_runs(parent):
+        for block in range(start, start + min(count, _MOST_BLOCKS)):
+            entry = _entry(where.logical(block), wanted)
+            if entry is None:
+                continue
+            at, before = entry
+            place, size = (before + 4, 2) if gone and before != at else (at, 4)
+            yield from volume.evidence("its name", block * where.block_size + place, size)
+            return
 
 
 def _entry(data: bytes, name: bytes) -> tuple[int, int] | None:
-    """Return where the entry of a name is in a block of a directory, and where the one before it is."""
+    """Return where a name's entry is in a block of a directory, and the one before it, or itself if first."""
     at = before = 0
     while at + 8 <= len(data):
         inode, length, size = struct.unpack_from("<IHB", data, at)
@@ -181,61 +198,6 @@ def _entry(data: bytes, name: bytes) -> tuple[int, int] | None:
             return at, before
         before, at = at, at + length
     return None
-
-
-def _entry_evidence(
-    history: History, change: Change, volume: ExtVolume, start: int, entry: tuple[int, int], instant: int
-) -> Iterator[Evidence]:
-    at, before = entry
-    if change.kind != "removed":
-        yield from _at(history, change, volume, "its name", start + at, 4, instant)
-        return
-    # Linux takes a name out by making the entry before it longer, or clears the inode number of the first.
-    place, size = (before + 4, 2) if before != at else (at, 4)
-    volume_at = _volume_offset(history, change, instant)
-    if volume_at is None:
-        return
-    write = _logical_write(history, change, instant, start + place)
-    if write is not None:
-        yield Evidence("its name", write[0], size, write[1])
-
-
-def _logical_write(history: History, change: Change, instant: int, offset: int) -> tuple[int, Write] | None:
-    """Find the write of a volume's byte as the instant shows it, through its journal: (offset, write)."""
-    tree = Tree(history.at(instant))
-    name, _ = tree.place(change.path)
-    wanted = next((each for each in tree.volumes if each.name == name), None)
-    if wanted is None:
-        return None
-    volume = ExtVolume(tree.image.open(wanted), name)
-    place = wanted.offset + _through_journal(volume, offset)
-    write = last_write_at(history, place, instant)
-    return (place, write) if write is not None else None
-
-
-def _volume_offset(history: History, change: Change, instant: int) -> int | None:
-    tree = Tree(history.at(instant))
-    name, _ = tree.place(change.path)
-    return next((each.offset for each in tree.volumes if each.name == name), None)
-
-
-def _through_journal(volume: ExtVolume, offset: int) -> int:
-    """Return where a byte of a volume really is: its newest copy may be in the journal."""
-    block, inside = divmod(offset, volume.block_size)
-    copy = volume.newer.get(block)
-    return (copy.block if copy is not None else block) * volume.block_size + inside
-
-
-def _at(
-    history: History, change: Change, volume: ExtVolume, what: str, offset: int, size: int, instant: int
-) -> Iterator[Evidence]:
-    start = _volume_offset(history, change, instant)
-    if start is None:
-        return
-    place = start + _through_journal(volume, offset)
-    write = last_write_at(history, place, instant)
-    if write is not None:
-        yield Evidence(what, place, size, write)
 
 
 # ---- other file systems

@@ -1,8 +1,8 @@
 """The smallest set of changed files that turns good into bad, and whether undoing only those turns it back.
 
-What changed in the guilty burst is cut down by delta debugging (`tt.chronus.ddmin`): each probe gets the disk as
-it was before the burst, with some of the burst's changes done to it.  The result is verified the other way
-round: the disk after the burst, with only those changes undone.
+What changed is cut down by delta debugging (`tt.chronus.ddmin`): each probe gets the disk as it was before,
+with some of the changes done to it.  The result is verified the other way round: on the disk as it was after,
+with only those changes undone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tt.chronus.ddmin import ddmin
 from tt.chronus.instant import DiskView
@@ -54,6 +55,53 @@ class Minimal:
     def probes(self) -> int:
         """How many probes ran."""
         return sum(trial.verdict is not None for trial in self.trials)
+
+    @property
+    def paths(self) -> list[str]:
+        """The files of the set, by path; what is no file by its name."""
+        found: list[str] = []
+        for delta in self.deltas:
+            found += [change.path for change in delta.changes] or [delta.name]
+        return found
+
+    def lines(self) -> list[str]:
+        """Return the result in lines to read."""
+        how = f"{self.probes} probes of patched disks, {self.seconds:.1f} s"
+        if not self.names:
+            return [f"no smallest set of files: {self.note} ({how})"]
+        many = len(self.names) > 1
+        if self.among == 1:
+            what = "the only change makes"
+        elif many:
+            what = f"{len(self.names)} of the {self.among:,} changes together make"
+        else:
+            what = f"one of the {self.among:,} changes alone makes"
+        lines = [f"{what} the difference ({how}):", *(f"  {name}" for name in self.names)]
+        if self.verified:
+            lines.append(f"verified: undoing only {'these' if many else 'this'} turns it back")
+        elif self.note:
+            lines.append(f"not verified: {self.note}")
+        return lines
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON-able data."""
+        return {
+            "files": self.paths,
+            "among": self.among,
+            "verified": self.verified,
+            "note": self.note,
+            "probes": self.probes,
+            "seconds": round(self.seconds, 3),
+            "trials": [
+                {
+                    "changes": list(trial.names),
+                    "outcome": None if trial.verdict is None else trial.verdict.outcome.value,
+                    "turned": trial.turned,
+                    "problem": trial.problem,
+                }
+                for trial in self.trials
+            ],
+        }
 
 
 def judge_of(before: Verdict, after: Verdict) -> Judge:

@@ -124,7 +124,8 @@ def recover(path: Path, say: Callable[[str], None] = lambda line: None) -> bool:
 def main() -> int:
     """Pack for the server on the other side of stdin and stdout."""
     os.nice(_NICE)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then says "finish"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are for the server, which then says "finish"
     packer = Packer(Path(sys.argv[1]))
     finishing = False
     try:

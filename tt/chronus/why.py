@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +11,17 @@ from tt.chronus.changes import Change, pair_renames
 from tt.chronus.difference import DiskIndex
 from tt.chronus.history import History, Write
 from tt.chronus.touched import Region, regions
-from tt.errors import TTError
+from tt.errors import BadInput, TTError
 
 if TYPE_CHECKING:
     from tt.chronus.bisect import Bisection, Turn
     from tt.chronus.minimize import Minimal
+    from tt.chronus.patch import Delta
     from tt.chronus.verdicts import Probe
     from tt.chronus.writer import Author
 
 _MOST_PATCH_LINES = 200
+_MOST_AUTHORS = 8  # each takes about a second
 
 
 @dataclass
@@ -27,9 +29,9 @@ class Finding:
     """What is known of one turn.
 
     `changes` are those of the files that a guest sees (not of times alone) over the guilty writes, `regions`
-    what their blocks belong to, `burst` the burst they lie in and `burst_changes` all of that.  `author` is
-    the process that wrote it, `minimal` the fewest files that make the difference; None where that was not
-    looked for or is not known.  `notes` say why not.
+    what their blocks belong to, `burst` the burst they lie in and `burst_changes` all of that.  `authors` are
+    the processes that wrote it, where the history is a recording.  `minimal` is the smallest set of files
+    that makes the difference, None where that was not looked for.  `notes` say what is not known, and why.
     """
 
     turn: Turn
@@ -38,29 +40,42 @@ class Finding:
     regions: list[Region]
     burst: Burst | None
     burst_changes: list[Change]
-    author: Author | None = None
+    authors: list[Author] = field(default_factory=list)
     minimal: Minimal | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
     def paths(self) -> list[str]:
         """The files to name: the fewest where they were looked for, else those changed."""
-        if self.minimal is not None:
-            return list(self.minimal.paths)
+        if self.minimal is not None and self.minimal.names:
+            return self.minimal.paths
         return [change.path for change in self.changes or self.burst_changes]
+
+    @property
+    def shown(self) -> list[Change]:
+        """The changes to show, those of the smallest set first."""
+        changes = self.changes or self.burst_changes
+        if self.minimal is None or not self.minimal.names:
+            return changes
+        guilty = set(self.minimal.paths)
+        chosen = [change for delta in self.minimal.deltas for change in delta.changes]
+        return [*chosen, *(change for change in changes if not {change.path, change.old_path} & guilty)]
+
+    def author_of(self, path: str) -> Author | None:
+        """Return who made the change of a file, None where that is not known."""
+        return next((author for author in self.authors if author.path == path), None)
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON-able data."""
-        changes = self.changes or self.burst_changes
         return {
             "before": self.turn.before,
             "after": self.turn.after,
             "files": self.paths,
             "changes": [
                 {"path": change.path, "kind": change.kind, "what": list(change.what), "diff": patch(change)}
-                for change in changes
+                for change in self.shown
             ],
-            "author": None if self.author is None else self.author.plain(),
+            "authors": [author.plain() for author in self.authors],
             "minimal": None if self.minimal is None else self.minimal.plain(),
             "notes": self.notes,
         }
@@ -85,9 +100,9 @@ def explain(
         burst_changes, _ = _changes(history, burst.before, burst.after, notes)
     finding = Finding(turn, writes, changes, touched, burst, burst_changes, notes=list(dict.fromkeys(notes)))
     if probe is not None:
-        _minimize(history, finding, probe, say)
+        _minimize(history, finding, probe, found, say)
     if author and history.has_machine:
-        _find_author(history, finding, say)
+        _find_authors(history, finding, say)
     return finding
 
 
@@ -123,21 +138,65 @@ def _burst(history: History, found: Bisection, turn: Turn) -> Burst | None:
     return None
 
 
-def _minimize(history: History, finding: Finding, probe: Probe, say: Callable[[str], None]) -> None:
-    from tt.chronus.minimize import minimize
+def _minimize(
+    history: History, finding: Finding, probe: Probe, found: Bisection, say: Callable[[str], None]
+) -> None:
+    """Cut the changes of the guilty writes down; where they turn nothing by themselves, those of the burst.
 
+    A write may be the last of several that belong together: the files' data reach the disk first, and what
+    makes them seen comes last, with the journal.
+    """
+    from tt.chronus.minimize import Trial, judge_of, minimize
+
+    turn, burst = finding.turn, finding.burst
+    known = {one.instant: one.verdict for one in found.probed}
+    spans = [(turn.before, turn.after)]
+    if burst is not None and burst.before < turn.before:
+        spans.append((burst.before, turn.after))
+
+    def tell(trial: Trial) -> None:
+        state = {True: "turns it", False: "does not turn it", None: "tells nothing"}[trial.turned]
+        shown = ", ".join(trial.names[:3]) + (", ..." if len(trial.names) > 3 else "")
+        say(f"minimizing: {len(trial.names)} changes ({shown}): {state}")
+
+    for before, after in spans:
+        one, other = history.at(before), history.at(after)
+        try:
+            old = known.get(before) or probe.run(one)
+            new = known.get(after) or probe.run(other)
+            parts = _parts(history, before, after)
+            finding.minimal = minimize(probe, one, other, parts, judge_of(old, new), on_trial=tell)
+        except BadInput as e:
+            finding.notes.append(f"the smallest set of files was not found: {e}")
+            return
+        if finding.minimal.names:
+            return
+
+
+def _parts(history: History, before: int, after: int) -> list[Delta]:
+    """Return what changed between two instants, as it can be done or left."""
+    from tt.chronus.patch import deltas, raw_deltas
+
+    written = history.changed_blocks(before, after)
+    old, new = history.at(before), history.at(after)
+    index = DiskIndex(old)
+    changes = index.move(new, written) if index.readable else []
+    return [*deltas(changes), *raw_deltas(old, new, written)]
+
+
+def _find_authors(history: History, finding: Finding, say: Callable[[str], None]) -> None:
+    from tt.chronus.writer import Writers, authors_of
+
+    after = finding.turn.after
+    if not finding.changes and finding.burst is not None and finding.minimal is None:
+        after = max(after, finding.burst.after)
     try:
-        finding.minimal = minimize(history, finding, probe, say)
-    except TTError as e:
-        finding.notes.append(f"the fewest files were not found: {e}")
-
-
-def _find_author(history: History, finding: Finding, say: Callable[[str], None]) -> None:
-    try:
-        from tt.chronus.writer import author_of
-
-        finding.author = author_of(history, finding, say)
-    except ImportError:
-        return
+        writers = Writers(history)
+        shown: Sequence[Change] = finding.shown
+        if shown:
+            finding.authors, notes = authors_of(writers, shown, after, most=_MOST_AUTHORS, say=say)
+            finding.notes += notes
+        else:
+            finding.authors = [writers.of_write(history.write(finding.turn.after))]
     except TTError as e:
         finding.notes.append(f"who wrote it is not known: {e}")

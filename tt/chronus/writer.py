@@ -7,7 +7,8 @@ time to the last store that changed the guilty bytes: whoever ran then did it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,8 @@ from tt.vmm.disk import BaseImage
 class Author:
     """Who made a change: `task` stored the bytes at `tick`, by the instruction at `rip` (`symbol`).
 
-    `write` is the number of the disk write that carried it, `submitter` the task that sent that to the disk, and
-    `what` the bytes that were followed.  `stored` is False where the store is not known (a device put the
+    `write` is the number of the disk write that carried it, `submitter` the task that sent that to the disk,
+    and `what` the bytes that were followed.  `stored` is False where the store is not known (a device put the
     bytes there): then `task` is the submitter, and `tick` the write's.
     """
 
@@ -46,12 +47,11 @@ class Author:
     def describe(self) -> str:
         """Return who it was in a line."""
         task = self.task
+        who = f"{task.name} ({task.pid})" + ("" if task.uid in (0, None) else f" of user {task.uid}")
         if not self.stored:
-            return f"{task.name} ({task.pid}), which sent it to the disk at tick {self.tick:,}; who stored it is not known"
-        user = "" if task.uid in (0, None) else f" of user {task.uid}"
-        command = f": {' '.join(task.command)}" if task.command else ""
+            return f"{who} sent it to the disk at tick {self.tick:,}; who stored it in memory is not known"
         family = f", started by {_family(task)}" if task.parents else ""
-        return f"{task.name} ({task.pid}){user} at tick {self.tick:,}{command}{family}"
+        return f"{who}{_command(task)} at tick {self.tick:,}{family}"
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON-able data."""
@@ -123,8 +123,8 @@ class Writers:
 def last_change(timeline: Timeline, addr: int, size: int) -> tuple[int, int] | None:
     """Return (tick, rip) of the last store by an instruction before here that changed guest-physical bytes.
 
-    Goes to right after it.  A store of what was there already, as a process that touches an inode makes them, is
-    passed over.  None, where one stood, if a device changed them later, or nothing did since power-on.
+    Goes to right after it.  A store of what was there already, as a process that touches an inode makes
+    them, is passed over.  None, where one stood, if a device changed them later, or nothing did at all.
     """
     start = timeline.tick
     with excursion(timeline):
@@ -143,18 +143,17 @@ def last_change(timeline: Timeline, addr: int, size: int) -> tuple[int, int] | N
 
 
 def authors_of(
-    history: History,
-    changes: Iterable[Change],
+    writers: Writers,
+    changes: Sequence[Change],
     instant: int,
     *,
     most: int = 8,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[Author], list[str]]:
-    """Return who made the first `most` of `changes`, which an instant shows, and notes on what is not known."""
+    """Return who made the first `most` of `changes`, which an instant shows, and notes on the others."""
     found: list[Author] = []
     notes: list[str] = []
-    writers = Writers(history)
-    for change in list(changes)[:most]:
+    for change in changes[:most]:
         say(f"looking for who wrote {change.path}")
         try:
             found.append(writers.of_change(change, instant))
@@ -165,3 +164,9 @@ def authors_of(
 
 def _family(task: Task) -> str:
     return ", by ".join(f"{name} ({pid})" for pid, name in task.parents)
+
+
+def _command(task: Task) -> str:
+    """Return the command line, unless it is only what the process was before it took its name."""
+    named = any(part.lstrip("-").rpartition("/")[2].startswith(task.name) for part in task.command)
+    return f", {shlex.join(task.command)}," if named else ""

@@ -38,9 +38,14 @@ def register(subparsers: Subparsers) -> None:
         subparsers,
         "demo",
         """tt demo
-           tt demo --keep""",
+           tt demo --keep
+           tt demo chronus""",
         "The guest runs on the Denali machine, a small paravirtual one: it computes, sleeps, writes to its "
-        "disk and prints for two seconds of its own time.",
+        "disk and prints for two seconds of its own time.  `tt demo chronus` breaks a Debian server "
+        "instead, and finds the write that did it.",
+    )
+    parser.add_argument(
+        "what", nargs="?", choices=["machine", "chronus"], default="machine", help="which demo"
     )
     parser.add_argument("--keep", action="store_true", help="keep the recording here, as demo.tt")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -64,6 +69,10 @@ class Demo:
 
 def run(args: argparse.Namespace) -> int:
     """Show recording and replaying; return 1 where they differ."""
+    if args.what == "chronus":
+        from tt.cli import demo_chronus
+
+        return demo_chronus.run(args)
     with tempfile.TemporaryDirectory(prefix="tt-demo-") as folder:
         scratch = Path(folder)
         demo = play(free_name("demo") if args.keep else scratch / "demo.tt", scratch)

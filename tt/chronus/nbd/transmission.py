@@ -14,6 +14,7 @@ import errno
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -27,7 +28,7 @@ _RUN = 256 << 10  # bytes of neighbouring reads that are read at once
 _PIECE = 256 << 10  # of a long read
 _SEND_AT = 256 << 10  # bytes of answers that are sent without waiting for more
 _MOST_BUFFERS = 1000  # of one sendmsg (IOV_MAX is 1,024)
-_SWIFT_S = 60  # without a byte of a large write
+_SWIFT_S = 60  # for a large write to arrive whole: it holds what others may be waiting for
 _MOST_EXTENTS = 4096  # of one answer
 _NO_LIMIT = struct.pack("ll", 0, 0)
 _LIMIT = struct.pack("ll", _SWIFT_S, 0)
@@ -188,14 +189,17 @@ class Transmission:
             have = len(head)
             buffer[:have] = head
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _LIMIT)
+            deadline = time.monotonic() + _SWIFT_S
             try:
                 while have < need:
+                    if time.monotonic() > deadline:
+                        raise BlockingIOError
                     got = self._sock.recv_into(buffer[have:])
                     if not got:
                         raise Gone("it left amid a request")
                     have += got
             except BlockingIOError:
-                raise Gone(f"it sent nothing for {_SWIFT_S} s amid a large write") from None
+                raise Gone(f"a large write did not arrive within {_SWIFT_S} s") from None
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _NO_LIMIT)
             self._take(buffer, 0, need)
             self._settle()

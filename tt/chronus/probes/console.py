@@ -8,12 +8,14 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from pathlib import Path
+from typing import Self, TypeVar
 
 from tt.chronus.instant import DiskView
 from tt.chronus.probes import signatures
 from tt.chronus.probes.exit_codes import outcome_of
 from tt.chronus.probes.script import (
+    MAX_SCRIPT,
     Choice,
     End,
     Login,
@@ -28,6 +30,8 @@ from tt.chronus.probes.script import (
 )
 from tt.chronus.runners.runner import CannotBoot, Guest, Setup, runner
 from tt.chronus.verdicts import Outcome, ProbeError, Verdict
+from tt.errors import BadInput
+from tt.vmm.disk import refuse_special
 
 _Found = TypeVar("_Found")
 
@@ -66,6 +70,17 @@ class ConsoleProbe:
 
     def __post_init__(self) -> None:
         parse_script(self.script, self.name)
+
+    @classmethod
+    def from_file(cls, path: Path, runner: str, setup: Setup) -> Self:
+        """Return the probe for a script in a file; raises `BadInput` where that cannot be read."""
+        refuse_special(path)
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_SCRIPT + 1)
+        except OSError as e:
+            raise BadInput(f"cannot read the script {path}: {e.strerror or e}") from None
+        return cls(data.decode("utf-8", "replace"), path.name, runner, setup)
 
     def key(self) -> str:
         """Return what tells this probe from others."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tt.chronus.checkout import Checkout
 from tt.chronus.instant import DiskView
 from tt.chronus.probes.exit_codes import outcome_of
-from tt.chronus.probes.host import run_command
+from tt.chronus.probes.host import named_files, run_command
 from tt.chronus.verdicts import Outcome, Verdict
 
 _checkouts: dict[tuple[str, ...], Checkout] = {}  # of this process: it moves from probe to probe
@@ -29,7 +29,7 @@ class FilesProbe:
 
     def key(self) -> str:
         """Return what tells this probe from others."""
-        return f"files {self.paths!r} {self.command!r}"
+        return f"files {self.paths!r} {self.command!r} {named_files(self.command)}"
 
     def describe(self) -> str:
         """Return the probe in a line."""

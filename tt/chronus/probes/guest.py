@@ -97,7 +97,7 @@ class GuestProbe:
             return Verdict(Outcome.HANG, watch.grave, console=console, reads=guest.reads)
         output = _tail(answer.output)
         if answer.code == EMERGENCY:
-            what = watch.fatal or "the system booted into emergency mode"
+            what = "the system booted into emergency mode" + (f": {watch.grave}" if watch.grave else "")
             return Verdict(Outcome.CRASH, what, output=output, console=console, reads=guest.reads)
         code = int(answer.code)
         return Verdict(self._outcome(code, output), "", code, output, console, reads=guest.reads)

@@ -41,9 +41,9 @@ chronus_answer() {{
         printf 'chronus-wait %s\\n' "$1"
         tail -c {output_size} /dev/chronus-output || cat /dev/chronus-output
         printf '\\n%s-end-%s\\n' chronus "$chronus_key"
-    }} > /dev/vdb
+    }} 1<> /dev/vdb
     chronus_sync
-    printf 'chronus-done' > /dev/vdb
+    printf 'chronus-done' 1<> /dev/vdb
     chronus_sync
     [ -e /proc/sysrq-trigger ] || mount -t proc proc /proc
     echo 1 > /proc/sys/kernel/sysrq
@@ -110,9 +110,12 @@ chronus_systemd() {{
 
 chronus_wait() {{
     export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-    chronus_calm=0 chronus_last=0
+    chronus_calm=0 chronus_last=0 chronus_round=0
     while [ $chronus_calm -lt 2 ]; do
         sleep 1
+        chronus_round=$((chronus_round + 1))
+        # Who has not mounted it by now never will.
+        [ $chronus_round -eq 15 ] && [ ! -r /proc/stat ] && mount -t proc proc /proc
         if [ -d /run/systemd/system ]; then
             chronus_systemd
             break

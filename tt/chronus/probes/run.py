@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from tt.chronus.instant import DiskView, TrackedView
 from tt.chronus.nbd.instants import InstantExport
 from tt.chronus.nbd.server import serving
 from tt.chronus.probes.exit_codes import outcome_of
-from tt.chronus.probes.host import run_command
+from tt.chronus.probes.host import named_files, run_command
 from tt.chronus.probes.signatures import Watch, plain
 from tt.chronus.runners.runner import CannotBoot, Guest, Setup, runner
 from tt.chronus.verdicts import Outcome, ProbeError, Verdict
@@ -30,7 +30,7 @@ class RunProbe:
 
     Its environment has CHRONUS_CONSOLE (a unix socket with the guest's console, from its first byte on),
     CHRONUS_PORT_<n> (the port of 127.0.0.1 that goes to the guest's TCP port n, for each of
-    `Setup.forward`), CHRONUS_NBD (an NBD URL of the disk as it was, read-only; of the guest's disk as it is on
+    `Setup.forward`), CHRONUS_NBD (an NBD URL: the disk as it was, read-only; the guest's disk as it is, on
     a runner that serves it) and CHRONUS_INSTANT.  It starts with the guest, or, with `after`, when
     the console shows a line that this regex matches.  The guest ends when the command does, and
     `Setup.timeout_s` is for both together.
@@ -50,7 +50,8 @@ class RunProbe:
     def key(self) -> str:
         """Return what tells this probe from others."""
         ran = runner(self.runner).key()
-        return f"run {ran} {self.setup.key()} {self.after!r} {self.command!r}"
+        named = named_files(self.command, Path.cwd())
+        return f"run {ran} {self.setup.key()} {self.after!r} {self.command!r} {named}"
 
     def describe(self) -> str:
         """Return the probe in a line."""
@@ -70,7 +71,7 @@ class RunProbe:
             url = guest.nbd_url
             if url is None:
                 url = stack.enter_context(serving([InstantExport(seen, name="disk")])).url("disk")
-            verdict = self._talk(guest, self._environment(guest, disk, url))
+            verdict = self._talk(guest, lambda: self._environment(guest, disk, url))
             reads = None if guest.reads is None else guest.reads | frozenset(seen.reads)
         return replace(verdict, seconds=time.monotonic() - begin, reads=reads)
 
@@ -83,13 +84,13 @@ class RunProbe:
             "CHRONUS_INSTANT": disk.where,
         }
 
-    def _talk(self, guest: Guest, environment: Mapping[str, str]) -> Verdict:
+    def _talk(self, guest: Guest, environment: Callable[[], Mapping[str, str]]) -> Verdict:
         """Keep the guest going until the command has ended, or the time is over."""
         watch = Watch()
         limit_s = time.monotonic() + self.setup.timeout_s
         if self.after and not self._wait(guest, watch, limit_s):
             return self._judge(None, "", guest, watch)
-        command = _Command(self.command, environment, max(0.1, limit_s - time.monotonic()))
+        command = _Command(self.command, environment(), max(0.1, limit_s - time.monotonic()))
         try:
             while not command.ended.is_set():
                 if guest.ended is None:

@@ -35,8 +35,8 @@ from tt.errors import BadInput
 
 TIMEOUT_S = 60.0
 PROMPT = re.compile(r"[#$%>] ?\Z")
+MAX_SCRIPT = 1 << 20  # characters
 
-_MAX_SCRIPT = 1 << 20
 _MAX_SECONDS = 86_400.0
 _VERDICTS = {outcome.value: outcome for outcome in (Outcome.GOOD, Outcome.BAD, Outcome.SKIP)}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0}
@@ -130,9 +130,12 @@ class Script:
 
 def parse_script(text: str, name: str) -> Script:
     """Parse a console script; raises `BadInput` that names the line, what is wrong and what to write."""
-    if len(text) > _MAX_SCRIPT:
-        raise BadInput(f"{name} is over {_MAX_SCRIPT >> 20} MB: is it a console script?")
-    return Script(name, tuple(_Parser(name).parse(text)))
+    if len(text) > MAX_SCRIPT:
+        raise BadInput(f"{name} is over {MAX_SCRIPT >> 20} MB: is it a console script?")
+    steps = tuple(_Parser(name).parse(text))
+    if not steps:
+        raise BadInput(f"{name} has no step in it: write one, such as expect /login:/")
+    return Script(name, steps)
 
 
 class _Parser:
@@ -161,8 +164,6 @@ class _Parser:
             for number, line in enumerate(text.split("\n"), 1)
             if line.strip() and not line.strip().startswith("#")
         ]
-        if not lines:
-            raise BadInput(f"{self.name} has no step in it: write one, such as expect /login:/")
         ended = 0
         for together, run in groupby(lines, lambda numbered: _is_choice(numbered[1])):
             group = list(run)

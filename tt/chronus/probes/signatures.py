@@ -38,7 +38,10 @@ _GRAVE = re.compile(
     r"|EXT4-fs error.*|EXT4-fs \(\S+\): (?:VFS: Can't|unable to|.*corrupt).*"
     r"|(?:blk_update_request: )?I/O error, dev .*"
     r"|systemd\[1\]: (?:Freezing execution|Failed to ).*"
+    r"|\[ *(?:FAILED|DEPEND|TIME) *\] .*"
+    r"|.*: error while loading shared libraries: .*"
 )
+_WITHOUT_CAUSE = "Attempted to kill init!"  # what killed it was said before
 _STAMP = re.compile(r"^\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ?")
 _COLOURS = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[()][0-9A-B]|.)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -79,6 +82,8 @@ class Watch:
         line = plain(raw[:_LINE].decode("utf-8", "replace"))
         if _FATAL.match(line):
             self.fatal = _steady(line)
+            if self.grave and _WITHOUT_CAUSE in line:
+                self.fatal = f"{self.grave}; {self.fatal}"
         elif not self.grave and _GRAVE.match(line):
             self.grave = _steady(line)
 

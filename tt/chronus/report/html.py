@@ -1,54 +1,31 @@
 """A search's result as one HTML page that needs nothing else: no scripts, no fonts, no network.
 
-Everything from the guest and the command line is escaped; the page is good in light and in dark.
+Everything from the guest, the command line and the history is text, never markup, and the page allows itself
+nothing but its own style sheet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 
-from tt.chronus.bisect import Bisection, Probed
+from tt.chronus.bisect import Bisection, Probed, Turn
+from tt.chronus.changes import Change
 from tt.chronus.history import History
+from tt.chronus.report import picture
+from tt.chronus.report.markup import lines, tag, text
+from tt.chronus.report.style import sheet
 from tt.chronus.why import Finding, patch
+from tt.chronus.writer import Author
 from tt.errors import UsageError
 
-_WIDTH, _LEFT, _RIGHT = 960, 40, 40
-_ROW = 22
-_MOST_BURSTS = 400
-_STATES = {False: ("good", "●"), True: ("bad", "■"), None: ("skip", "▲")}
-
-_STYLE = """
-:root { --ink:#1c2128; --soft:#5b6470; --line:#d5dae1; --paper:#fff; --card:#f6f8fa;
-  --good:#1a7f4b; --bad:#c4314b; --skip:#a06a00; --add:#e3f6ea; --del:#fdeaec; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink:#dfe5ec; --soft:#98a3b0; --line:#343b45; --paper:#14181d; --card:#1c2229;
-    --good:#4cc38a; --bad:#ff7b8b; --skip:#e0a83c; --add:#12301f; --del:#3a161c; }
-}
-* { box-sizing: border-box; }
-body { margin:0; background:var(--paper); color:var(--ink); font:16px/1.55 system-ui,sans-serif; }
-main { max-width:1040px; margin:0 auto; padding:32px 24px 64px; }
-h1 { font-size:26px; margin:0 0 4px; line-height:1.25; }
-h2 { font-size:18px; margin:36px 0 10px; }
-p { margin:6px 0; }
-.soft { color:var(--soft); } .good { color:var(--good); } .bad { color:var(--bad); } .skip { color:var(--skip); }
-code, pre, td.mono { font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,monospace; }
-pre { background:var(--card); border:1px solid var(--line); border-radius:8px; padding:12px 14px;
-  overflow-x:auto; margin:8px 0; }
-pre span { display:block; min-height:1.5em; }
-pre .a { background:var(--add); } pre .d { background:var(--del); } pre .h { color:var(--soft); }
-pre .b { font-weight:600; }
-table { border-collapse:collapse; width:100%; font-size:14px; }
-th { text-align:left; color:var(--soft); font-weight:600; }
-td, th { padding:5px 10px 5px 0; border-bottom:1px solid var(--line); vertical-align:top; }
-svg { width:100%; height:auto; display:block; margin:12px 0; }
-svg text { fill:var(--soft); font:12px system-ui; }
-.answer { border-left:4px solid var(--bad); padding:4px 0 4px 16px; margin:18px 0; }
-.answer.fixed { border-color:var(--good); }
-details { margin:6px 0; }
-summary { cursor:pointer; color:var(--soft); }
-"""
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_SIGNS = {False: ("good", "●"), True: ("bad", "■"), None: ("skip", "▲")}
+_MOST_CHANGES = 40
+_MOST_ROWS = 1000
+_MOST_CANDIDATES = 60
+_TAIL = 6000  # characters of a console
+_SAID = 400
 
 
 def write_report(path: Path, history: History, found: Bisection, findings: Sequence[Finding]) -> None:
@@ -60,80 +37,29 @@ def write_report(path: Path, history: History, found: Bisection, findings: Seque
 
 
 def page(history: History, found: Bisection, findings: Sequence[Finding]) -> Iterator[str]:
-    """Yield the page in pieces."""
-    title = f"chronus bisect: {history.trace.path.name}"
+    """Yield the page in pieces; `findings` are one a turn, in order, or none."""
+    headline = _headline(history, found, findings)
     yield "<!doctype html>"
-    yield f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+    yield '<html lang="en"><head><meta charset="utf-8">'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f"<style>{_STYLE}</style></head><body><main>"
-    yield f"<h1>{escape(_headline(history, found, findings))}</h1>"
-    yield f'<p class="soft">{escape(history.name)}, <code>{escape(found.probe)}</code>: {found.ran} probes run, '
-    yield f"{found.shared} shared, {found.seconds:.1f} s</p>"
-    yield from picture(history, found)
-    for turn in found.turns:
-        kind = "breaks" if turn.becomes_bad else "is fixed"
-        yield f'<div class="answer{"" if turn.becomes_bad else " fixed"}">'
-        if len(turn.candidates) <= 1:
-            yield f"<p>It {kind} with <b>{escape(history.describe(turn.after))}</b>.</p>"
-        else:
-            yield f"<p>It {kind} with one of the {len(turn.candidates):,} writes after "
-            yield f"<b>{_at(history, turn.before)}</b>, up to <b>{_at(history, turn.after)}</b>, "
-            yield "which were not told apart.</p>"
-        if turn.confidence < 1:
-            yield f'<p class="soft">Confidence {turn.confidence:.2%}, for probes that are sometimes wrong.</p>'
-        yield "</div>"
+    yield tag("title", text(f"{headline} ({history.trace.path.name})"))
+    yield f"<style>{sheet()}</style></head><body><main>"
+    yield tag("h1", text(headline))
+    yield f'<p class="soft">{text(history.name)}, probed with <code>{text(found.probe)}</code></p>'
+    yield from _facts(history, found)
+    for at, turn in enumerate(found.turns):
+        yield from _answer(history, turn, findings[at] if at < len(findings) else None)
+    yield "<h2>The search</h2><figure>"
+    yield from picture.draw(history, found)
+    more = picture.left_out(found)
+    rest = f"&ensp; {more:,} probes more are not drawn" if more else ""
+    yield f"<figcaption>{picture.legend()}{rest}</figcaption></figure>"
     for finding in findings:
-        yield from _finding(history, finding)
+        yield from _finding(history, found, finding)
     yield from _table(history, found)
+    yield "<footer>Written by chronus. Instant w17 is the disk after its first 17 writes.</footer>"
     yield "</main></body></html>"
-
-
-def picture(history: History, found: Bisection) -> Iterator[str]:
-    """Yield an SVG of the search: instants from left to right, probes from top to bottom in their order."""
-    low, high = sorted((found.good, found.bad))
-    height = 64 + _ROW * len(found.probed)
-
-    def x(instant: int) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (instant - low) / max(high - low, 1)
-
-    yield f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="the search over the history">'
-    groups = history.bursts(low, high)
-    step = max(1, len(groups) // _MOST_BURSTS)
-    for burst in groups[::step]:
-        left, right = x(burst.before), x(burst.after)
-        yield (
-            f'<rect x="{left:.1f}" y="24" width="{max(right - left - 1, 1):.1f}" height="14" rx="2" '
-            f'fill="var(--line)"><title>{_at(history, burst.first)}: {burst.count} writes</title></rect>'
-        )
-    for turn in found.turns:
-        colour = "var(--bad)" if turn.becomes_bad else "var(--good)"
-        left, right = x(turn.before), x(turn.after)
-        yield (
-            f'<rect x="{left:.1f}" y="18" width="{max(right - left, 2):.1f}" height="{height - 30}" '
-            f'fill="{colour}" opacity="0.18"/>'
-        )
-    yield f'<text x="{_LEFT}" y="14">{_at(history, low)}</text>'
-    yield f'<text x="{_WIDTH - _RIGHT}" y="14" text-anchor="end">{_at(history, high)}</text>'
-    points = " ".join(f"{x(one.instant):.1f},{56 + _ROW * row}" for row, one in enumerate(found.probed))
-    yield f'<polyline points="{points}" fill="none" stroke="var(--line)" stroke-width="1.5"/>'
-    for row, one in enumerate(found.probed):
-        yield from _dot(history, one, row, x(one.instant))
-    yield "</svg>"
-
-
-def _dot(history: History, one: Probed, row: int, x: float) -> Iterator[str]:
-    name, _sign = _STATES[one.bad]
-    y = 56 + _ROW * row
-    what = one.verdict.outcome.value + (
-        " (shared)" if one.verdict.cached else f", {one.verdict.seconds:.1f} s"
-    )
-    fill = "none" if one.verdict.cached else f"var(--{name})"
-    yield f'<circle cx="{x:.1f}" cy="{y}" r="6" fill="{fill}" stroke="var(--{name})" stroke-width="2">'
-    yield f"<title>{_at(history, one.instant)}: {escape(what)}</title></circle>"
-    side = -1 if x > _WIDTH / 2 else 1
-    anchor = "end" if side < 0 else "start"
-    label = f"{history.label(one.instant)} {one.verdict.outcome.value}"
-    yield f'<text x="{x + 12 * side:.1f}" y="{y + 4}" text-anchor="{anchor}">{escape(label)}</text>'
 
 
 def _headline(history: History, found: Bisection, findings: Sequence[Finding]) -> str:
@@ -141,57 +67,207 @@ def _headline(history: History, found: Bisection, findings: Sequence[Finding]) -
         return "No turn was found"
     turn = found.turns[0]
     verb = "broke" if turn.becomes_bad else "was fixed"
-    paths = findings[0].paths[:3] if findings else []
-    what = f": {', '.join(paths)}" if paths else ""
-    more = f" (and {len(found.turns) - 1} turns more)" if len(found.turns) > 1 else ""
+    paths = findings[0].paths if findings else []
+    what = f": {', '.join(paths[:3])}{' and more' if len(paths) > 3 else ''}" if paths else ""
+    more = f" (the first of {len(found.turns)} turns)" if len(found.turns) > 1 else ""
     return f"It {verb} at {history.label(turn.after)}{what}{more}"
 
 
-def _finding(history: History, finding: Finding) -> Iterator[str]:
-    yield f"<h2>What changed at {_at(history, finding.turn.after)}</h2>"
+def _facts(history: History, found: Bisection) -> Iterator[str]:
+    low, high = sorted((found.good, found.bad))
+    facts = [
+        (f"{high - low:,}", "writes searched"),
+        (f"{len(history.bursts(low, high)):,}", "bursts"),
+        (f"{found.ran:,}", "probes run"),
+        (f"{found.shared:,}", "answers shared"),
+        (f"{found.seconds:,.1f} s", "in all"),
+    ]
+    yield '<div class="facts">'
+    for number, name in facts:
+        yield f"<div><b>{number}</b><span>{name}</span></div>"
+    yield "</div>"
+
+
+def _answer(history: History, turn: Turn, finding: Finding | None) -> Iterator[str]:
+    verb = "breaks" if turn.becomes_bad else "is fixed"
+    yield f'<div class="answer{"" if turn.becomes_bad else " fixed"}">'
+    if len(turn.candidates) <= 1:
+        yield f"<p>It {verb} with <b>{text(history.describe(turn.after))}</b>.</p>"
+    else:
+        shown = ", ".join(history.label(number) for number in turn.candidates[:_MOST_CANDIDATES])
+        more = ", ..." if len(turn.candidates) > _MOST_CANDIDATES else ""
+        yield f"<p>It {verb} after <b>{text(history.describe(turn.before))}</b>, and not later than "
+        yield f"<b>{text(history.describe(turn.after))}</b>: {len(turn.candidates):,} writes, which could "
+        yield f'not be told apart.</p><p class="soft">{text(shown)}{more}</p>'
+    if turn.confidence < 1:
+        yield f"<p>Known with {turn.confidence:.2%} confidence: this probe is sometimes wrong.</p>"
+    if finding is not None:
+        yield from _minimal(finding)
+        if finding.authors:
+            yield from _author(finding.authors[0])
+    yield "</div>"
+
+
+def _minimal(finding: Finding) -> Iterator[str]:
+    if finding.minimal is None:
+        return
+    first, *rest = finding.minimal.lines()
+    yield f"<p>{text(first[:1].upper() + first[1:])}</p>"
+    named = [line for line in rest if line.startswith("  ")]
+    if named:
+        yield "<ul>" + "".join(f"<li><code>{text(line.strip())}</code></li>" for line in named) + "</ul>"
+    for line in rest:
+        if not line.startswith("  "):
+            state = "good" if finding.minimal.verified else "skip"
+            yield f'<p class="{state}">{text(line[:1].upper() + line[1:])}.</p>'
+
+
+def _author(author: Author) -> Iterator[str]:
+    """Show a process with its ancestors, the oldest first."""
+    task = author.task
+    chain = [f"<span>{text(name)} {pid}</span>" for pid, name in reversed(task.parents)]
+    chain.append(f'<span class="who">{text(task.name)} {task.pid}</span>')
+    how = "Written by" if author.stored else "Sent to the disk by"
+    yield f'<div class="chain"><i>{how}</i> {" <i>→</i> ".join(chain)}</div>'
+    yield _origin(author)
+
+
+def _origin(author: Author) -> str:
+    """Return when and how a change was made, and on which way it reached the disk."""
+    task, sent = author.task, author.submitter
+    facts = [f"tick {author.tick:,}"]
+    if task.command:
+        facts.append(f"<code>{text(' '.join(task.command))}</code>")
+    if task.uid is not None:
+        facts.append(f"user {task.uid}")
+    if author.symbol:
+        facts.append(f"in <code>{text(author.symbol)}</code>")
+    way = f"{text(author.what)} went to the disk by {text(sent.name)} ({sent.pid}), as w{author.write}"
+    return f'<p class="soft">{", ".join(facts)}; {way}</p>'
+
+
+def _finding(history: History, found: Bisection, finding: Finding) -> Iterator[str]:
+    turn = finding.turn
+    where = history.label(turn.after)
+    yield f"<h2>What changed at {text(where)}</h2>"
     if finding.burst is not None:
-        first, last = history.label(finding.burst.first), history.label(finding.burst.last)
-        yield f'<p class="soft">in the burst {first} to {last}, {finding.burst.count:,} writes</p>'
-    if finding.minimal is not None:
-        for line in finding.minimal.lines():
-            yield f"<p>{escape(line)}</p>"
-    if finding.author is not None:
-        yield f"<p>Written by <b>{escape(finding.author.describe())}</b>.</p>"
+        burst = finding.burst
+        yield f'<p class="soft">in the burst {history.label(burst.first)} to {history.label(burst.last)}: '
+        yield f"{burst.count:,} writes, {burst.size:,} bytes</p>"
     if not finding.changes and finding.burst_changes:
         yield '<p class="soft">The write itself changes no file that can be seen yet; its burst does:</p>'
-    for change in finding.changes or finding.burst_changes:
-        yield "<pre>" + "".join(_line(line) for line in patch(change)) + "</pre>"
+    shown = finding.shown
+    for change in shown[:_MOST_CHANGES]:
+        yield from _change(finding, change)
+    if len(shown) > _MOST_CHANGES:
+        names = "".join(
+            f"<li>{change.letter} {text(change.path)}</li>" for change in shown[_MOST_CHANGES:5000]
+        )
+        more = f"<summary>{len(shown) - _MOST_CHANGES:,} files more</summary>"
+        yield f"<details>{more}<ul>{names}</ul></details>"
+    if not shown and finding.regions:
+        touched = ", ".join(
+            sorted({f"{each.volume} {each.kind} {each.path}".strip() for each in finding.regions[:40]})
+        )
+        yield f"<p>No file changed. Blocks of: {text(touched)}</p>"
+    for author in finding.authors if not shown else ():
+        yield from _author(author)
     for note in finding.notes:
-        yield f'<p class="soft">{escape(note)}</p>'
+        yield f'<p class="soft">{text(note)}</p>'
+    yield from _console(history, found, turn)
 
 
-def _line(line: str) -> str:
-    kind = (
-        "b" if line.startswith(("diff ", "+++", "---")) else {"+": "a", "-": "d", "@": "h"}.get(line[:1], "")
-    )
-    return f'<span class="{kind}">{escape(line)}</span>'
+def _change(finding: Finding, change: Change) -> Iterator[str]:
+    guilty = finding.minimal is not None and change.path in finding.minimal.paths
+    mark = ' <span class="bad">■ guilty</span>' if guilty else ""
+    yield f"<h3>{change.letter} {text(change.path)}{mark}</h3>"
+    told = change.describe()
+    if told:
+        yield f'<p class="soft">{text(told)}</p>'
+    author = finding.author_of(change.path)
+    if author is not None:
+        yield f"<p>Written by <b>{text(author.task.name)}</b> ({author.task.pid})</p>{_origin(author)}"
+    yield "<pre>" + "".join(_diff(patch(change))) + "</pre>"
+
+
+def _diff(written: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of a diff in colour; of a line that became another, what differs is marked."""
+    at, inside = 0, False
+    while at < len(written):
+        line = written[at]
+        if line.startswith("@@"):
+            inside = True
+        pair = inside and _is_pair(written, at)
+        if pair:
+            old, new = line[1:], written[at + 1][1:]
+            head, tail = _common(old, new)
+            yield _marked("gone", "-", old, head, tail)
+            yield _marked("add", "+", new, head, tail)
+            at += 2
+            continue
+        kind = "head"
+        if inside:
+            kind = {"+": "add", "-": "gone", "@": "hunk", "\\": "head"}.get(line[:1], "")
+        yield tag("span", lines(line), class_=kind) if kind else tag("span", lines(line))
+        at += 1
+
+
+def _is_pair(written: Sequence[str], at: int) -> bool:
+    """Whether one line went and one came in its place, with no more beside them."""
+    around = [written[i][:1] if 0 <= i < len(written) else "" for i in range(at - 1, at + 3)]
+    return around[1] == "-" and around[2] == "+" and around[0] != "-" and around[3] != "+"
+
+
+def _common(old: str, new: str) -> tuple[int, int]:
+    """Return how many characters two lines share at their beginnings and at their ends."""
+    most = min(len(old), len(new))
+    head = next((i for i in range(most) if old[i] != new[i]), most)
+    tail = next((i for i in range(most - head) if old[-1 - i] != new[-1 - i]), most - head)
+    return head, tail
+
+
+def _marked(kind: str, sign: str, line: str, head: int, tail: int) -> str:
+    end = len(line) - tail
+    middle = f"<mark>{lines(line[head:end])}</mark>" if head < end else ""
+    return tag("span", f"{sign}{lines(line[:head])}{middle}{lines(line[end:])}", class_=kind)
+
+
+def _console(history: History, found: Bisection, turn: Turn) -> Iterator[str]:
+    """Show what was said on both sides of a turn, where a guest said something."""
+    for instant, name in ((turn.before, "before"), (turn.after, "after")):
+        one = next((one for one in found.probed if one.instant == instant), None)
+        if one is None or not (one.verdict.console.strip() or one.verdict.output.strip()):
+            continue
+        told = one.verdict.console.strip() or one.verdict.output.strip()
+        what = "console" if one.verdict.console.strip() else "output"
+        is_open = " open" if name == "after" else ""
+        yield f"<details{is_open}><summary>The {what} {name}: {text(history.label(instant))}, "
+        yield f'{_state(one)}</summary><pre class="plain">{lines(told[-_TAIL:])}</pre></details>'
 
 
 def _table(history: History, found: Bisection) -> Iterator[str]:
-    yield "<h2>Probes, in their order</h2><table><tr><th></th><th>instant</th><th>verdict</th><th>time</th>"
-    yield "<th>what was said</th></tr>"
-    for one in found.probed:
-        name, sign = _STATES[one.bad]
+    yield '<h2>Probes</h2><div class="scroll"><table>'
+    yield "<tr><th></th><th>instant</th><th>verdict</th><th>took</th><th>what was said</th></tr>"
+    for number, one in enumerate(found.probed[:_MOST_ROWS], 1):
         verdict = one.verdict
-        what = verdict.outcome.value + (f": {verdict.signature}" if verdict.signature else "")
-        seconds = "shared" if verdict.cached else f"{verdict.seconds:.1f} s"
-        yield f'<tr><td class="{name}">{sign}</td><td>{_at(history, one.instant)}</td>'
-        yield f'<td class="{name}">{escape(what)}</td><td>{seconds}</td><td class="mono">{_said(verdict.output)}'
+        took = "known" if verdict.cached else f"{verdict.seconds:.1f} s"
+        yield f'<tr><td class="soft">{number}</td><td>{text(history.describe(one.instant))}</td>'
+        yield f'<td>{_state(one)}</td><td>{took}</td><td class="said mono">{_said(verdict.output)}'
         if verdict.console.strip():
-            yield f"<details><summary>console</summary><pre>{escape(verdict.console[-2000:])}</pre></details>"
+            tail = lines(verdict.console[-_TAIL:])
+            yield f'<details><summary>console</summary><pre class="plain">{tail}</pre></details>'
         yield "</td></tr>"
-    yield "</table>"
+    yield "</table></div>"
+    if len(found.probed) > _MOST_ROWS:
+        yield f'<p class="soft">and {len(found.probed) - _MOST_ROWS:,} more</p>'
+
+
+def _state(one: Probed) -> str:
+    name, sign = _SIGNS[one.bad]
+    signature = f": {one.verdict.signature}" if one.verdict.signature else ""
+    return f'<span class="{name}">{sign} {text(one.verdict.outcome.value + signature)}</span>'
 
 
 def _said(output: str) -> str:
-    lines = output.strip().splitlines()
-    return escape(lines[-1][:300]) if lines else ""
-
-
-def _at(history: History, instant: int) -> str:
-    return escape(history.describe(instant))
+    said = [line for line in output.splitlines() if line.strip()]
+    return text(said[-1].strip()[:_SAID]) if said else ""

@@ -11,6 +11,7 @@ from tt.log.text import printable
 
 _MOST_CHANGES = 12
 _MOST_CANDIDATES = 20
+_MOST_LINES = 60  # of a file's diff
 _WIDTH = 72
 
 
@@ -49,19 +50,24 @@ def _finding(history: History, finding: Finding, paint: _Paint) -> Iterator[str]
     if burst is not None:
         yield f"burst {history.label(burst.first)} to {history.label(burst.last)}: {burst.count:,} writes"
     if finding.minimal is not None:
-        yield from finding.minimal.lines()
-    changes = finding.changes or finding.burst_changes
+        for line in finding.minimal.lines():
+            yield printable(line)
+    changes = finding.shown
     if not finding.changes and finding.burst_changes:
         yield "the write itself changes no file that can be seen yet; its burst does:"
     for change in changes[:_MOST_CHANGES]:
-        for line in patch(change, 60):
+        for line in patch(change, _MOST_LINES):
             yield "  " + paint.patch(printable(line.replace("\t", "    ")))
+        author = finding.author_of(change.path)
+        if author is not None:
+            yield f"  written by {printable(author.describe())}"
     if len(changes) > _MOST_CHANGES:
         yield f"  ... and {len(changes) - _MOST_CHANGES} files more: chronus diff shows them"
     if not changes and finding.regions:
-        yield "  touched: " + ", ".join(printable(str(region)) for region in finding.regions[:6])
-    if finding.author is not None:
-        yield f"written by {printable(finding.author.describe())}"
+        kinds = {f"{each.volume} {each.kind} {each.path}".strip() for each in finding.regions}
+        yield "  no file changed; blocks of: " + ", ".join(printable(kind) for kind in sorted(kinds)[:6])
+    for author in finding.authors if not changes else ():
+        yield f"written by {printable(author.describe())}"
     for note in finding.notes:
         yield f"note: {printable(note)}"
 

@@ -1,4 +1,4 @@
-"""`chronus bisect`: find the write that broke a machine; `bisect log` and `bisect replay`: what was probed."""
+"""`chronus bisect`: find the write that broke a machine; `bisect log`, `bisect replay`: what was probed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tt.cli.chronus.probe_options import add_probe_options, make_probe
-from tt.cli.chronus.verbs import add_history_options, add_verb, open_history
+from tt.cli.chronus.verbs import add_verb, open_history
 from tt.cli.output import format_count, print_json
 from tt.errors import TTError, UsageError
 from tt.log.text import printable
@@ -47,12 +47,14 @@ def register(subparsers: Subparsers) -> None:
            chronus bisect replay verdicts.jsonl web.tt""",
         _MORE,
     )
-    add_history_options(parser)
-    # One word more for `log` and `replay`, which argparse cannot tell from a trace.
-    for action in parser._actions:
-        if action.dest == "trace":
-            action.nargs, action.type, action.metavar = "+", None, "TRACE"
-            action.help = "a recording, or a disk's history (or: log TRACE, replay LOG TRACE)"
+    parser.add_argument(
+        "words",
+        metavar="TRACE",
+        nargs="+",
+        help="a recording, or a disk's history; or log TRACE, replay LOG TRACE",
+    )
+    parser.add_argument("--disk", metavar="N", type=int, default=0, help="which disk (default 0, the first)")
+    parser.add_argument("--base", metavar="FILE", type=Path, help="where its base image is now")
     parser.add_argument("--good", metavar="POS", help="an instant at which it worked")
     parser.add_argument("--bad", metavar="POS", default="end", help="one at which it did not (the newest)")
     add_probe_options(parser)
@@ -77,9 +79,7 @@ def register(subparsers: Subparsers) -> None:
     search.add_argument("--scheduler", metavar="ADDRESS", default="", help="probe on a Dask cluster")
     search.add_argument("--no-cache", action="store_true", help="neither use nor keep verdicts")
     answer = parser.add_argument_group("the answer")
-    answer.add_argument(
-        "--minimize", action="store_true", help="find the fewest files that make the difference"
-    )
+    answer.add_argument("--minimize", action="store_true", help="find the fewest files that break it")
     answer.add_argument("--no-why", action="store_true", help="only when, not why")
     answer.add_argument("--report", metavar="FILE.html", type=Path, help="write a page about it")
     answer.add_argument("-q", "--quiet", action="store_true", help="do not tell every probe")
@@ -89,14 +89,14 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search, and say what was found; return 1 where there is nothing to find."""
-    words: list[str] = args.trace
+    words: list[str] = args.words
     args.trace = Path(words[-1])
     match words:
         case ["log", _trace]:
             return _log(args)
         case ["replay", source, _trace]:
             return _replay(args, Path(source))
-        case [_trace]:
+        case [_trace] if args.trace.exists() or words[0] not in ("log", "replay"):
             return _bisect(args)
     raise UsageError(
         f"{shlex.join(words)[:200]}: give one TRACE, or log TRACE, or replay LOG TRACE"
@@ -279,7 +279,7 @@ def _replay(args: argparse.Namespace, source: Path) -> int:
         path = default_log(history)
         log = VerdictLog(history, path)
         there = list(read(path)) if path.exists() else []
-        known = {json.dumps({**plain(entry), "trace": ""}) for entry in log.entries(there)}
+        known = {json.dumps({**plain(entry), "trace": ""}) for entry in log.entries(iter(there))}
         taken = strange = 0
         for entry in list(read(source)):
             if json.dumps({**plain(entry), "trace": ""}) in known:

@@ -23,11 +23,9 @@ def add_probe_options(parser: argparse.ArgumentParser) -> None:
     """Add `--files`, `--guest`, `--console`, `--run`, and how they run."""
     probes = parser.add_argument_group("probes (give one)")
     probes.add_argument(
-        "--files", metavar="COMMAND", help="a command of this host, among the files as they were"
+        "--files", metavar="COMMAND", help="a command of this host, in a folder with the files"
     )
-    probes.add_argument(
-        "--guest", metavar="COMMAND", help="a command or script file, inside the booted guest"
-    )
+    probes.add_argument("--guest", metavar="COMMAND", help="a command or script file, in the booted guest")
     probes.add_argument(
         "--console", metavar="SCRIPT", type=Path, help="a conversation on the guest's serial console"
     )
@@ -35,13 +33,12 @@ def add_probe_options(parser: argparse.ArgumentParser) -> None:
         "--run", dest="beside", metavar="COMMAND", help="a command of this host, beside the booted guest"
     )
     how = parser.add_argument_group("how a probe runs")
-    how.add_argument(
-        "--path", metavar="PATH", action="append", help="--files: only what is below (default /)"
-    )
+    how.add_argument("--path", metavar="PATH", action="append", help="--files: only these (default /)")
     how.add_argument("--early", action="store_true", help="--guest: before the system's own init")
     how.add_argument(
         "--runner", metavar="NAME", default="tt", help="what boots the guest: tt (default) or qemu"
     )
+    how.add_argument("--after", metavar="REGEX", help="--run: when a line of the console matches")
     how.add_argument("--kernel", metavar="FILE", type=Path, help="boot this, not the disk's own kernel")
     how.add_argument("--initrd", metavar="FILE", type=Path, help="with this initrd")
     how.add_argument("--append", metavar="WORDS", default="", help="more words for the kernel")
@@ -63,6 +60,8 @@ def make_probe(args: argparse.Namespace, history: History) -> Probe:
     kind = kinds[0]
     if args.early and kind != "guest":
         raise UsageError("--early goes with --guest")
+    if args.after and kind != "beside":
+        raise UsageError("--after goes with --run")
     if args.path and kind != "files":
         raise UsageError("--path goes with --files")
     if not 0 < args.timeout < float("inf"):
@@ -98,7 +97,7 @@ def _booted(kind: str, args: argparse.Namespace, setup: Setup) -> Probe:
         return ConsoleProbe(_script(args.console), str(args.console), args.runner, setup)
     from tt.chronus.probes.run import RunProbe
 
-    return RunProbe(args.beside, args.runner, setup)
+    return RunProbe(args.beside, args.runner, setup, args.after or "")
 
 
 def _script(path: Path) -> str:
