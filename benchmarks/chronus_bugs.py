@@ -1,13 +1,12 @@
 """Fifteen real configuration bugs on a Debian server: writes searched, probes run, seconds, the file named.
 
-Builds the server and records its life the first time (two minutes; needs root and debootstrap).  `--jobs N` probes
-so many at a time; each search goes down to the single write.
+Builds the server and records its life first (two minutes; needs root and debootstrap).  `--jobs N` probes so
+many at a time; each search goes down to the single write.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 TOOLS = Path(__file__).parents[1] / "tools"
 EPOCH = 1_750_000_000
-NEIGHBOURS = 3  # bugs before and after, whose writes are searched too: thousands
+NEIGHBOURS = 2  # bugs before and after, whose writes are searched too: thousands
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,9 @@ class Model:
 
     def write(self, number: int) -> Any:
         block = self.writes[number - 1] if self.writes else number
-        return SimpleNamespace(number=number, disk=0, lba=block * 8, sectors=8, blocks=range(block, block + 1))
+        return SimpleNamespace(
+            number=number, disk=0, lba=block * 8, sectors=8, blocks=range(block, block + 1)
+        )
 
     def identity(self, block: int, instant: int) -> bytes:
         if not self.writes:

@@ -41,7 +41,7 @@ class VirtioBlk:
         self._serial = serial.encode("ascii")[:_ID_SIZE].ljust(_ID_SIZE, b"\0")
         self.config = disk.sectors.to_bytes(8, "little")
         if discard:
-            # Of a discard: most sectors, most ranges, alignment; of zeros: most sectors, most ranges, may unmap.
+            # Of a discard most sectors, most ranges, alignment; of zeros most sectors and ranges, may unmap.
             self.config = _CONFIG.pack(disk.sectors, _MAX_ZEROED, 1, 8, _MAX_ZEROED, 1, 1)
 
     def handle(self, queue: int, chain: Chain) -> int:
