@@ -19,7 +19,7 @@ _FLOOD = bytes.fromhex("b041 ee ebfd")  # print A for ever
 
 
 def talking_disk(path: Path, message: bytes, flood: bool = False) -> Path:
-    """Write a disk that prints `message` (its second sector), then echoes keys (q resets) or prints for ever."""
+    """Write a disk that prints `message` (its second sector), then echoes keys (q resets) or floods."""
     code = _BEGIN + (_FLOOD if flood else _ECHO)
     path.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa" + message.ljust(1 << 20, b"\0"))
     return path

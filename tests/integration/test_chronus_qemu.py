@@ -7,7 +7,6 @@ import os
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -167,7 +166,6 @@ X
 
 
 def test_a_command_that_takes_too_long_ends_with_all_it_started(talking: ImageView, tmp_path: Path) -> None:
-    ours, theirs = socket.socketpair()
     path = tmp_path / "alive"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -176,8 +174,6 @@ def test_a_command_that_takes_too_long_ends_with_all_it_started(talking: ImageVi
     assert verdict.outcome is Outcome.HANG
     assert os.read(reader, 1) == b""  # nobody has it open any more
     os.close(reader)
-    ours.close()
-    theirs.close()
 
 
 def test_verdicts_of_a_dying_guest(talking: ImageView) -> None:
@@ -215,4 +211,4 @@ def test_a_panic_is_a_crash(debian_image: Path) -> None:
     setup = Setup(timeout_s=240, append="root=/dev/nonesuch rdinit=/nonesuch")
     verdict = ConsoleProbe("expect /login:/", "a", "qemu", setup).run(ImageView(debian_image))
     assert verdict.outcome is Outcome.CRASH
-    assert "Kernel panic - not syncing" in verdict.signature or "Unable to mount root" in verdict.signature
+    assert "Cannot open root device" in verdict.signature

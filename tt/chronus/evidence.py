@@ -19,9 +19,9 @@ from tt.vmm.boot.ext import Inode
 from tt.vmm.boot.filetree import MAX_FILE
 from tt.vmm.disk import BLOCK
 
-_MODE = 0
+_MODE, _LINKS = 0, 26
 _FIELDS = (
-    ("mode", _MODE, 2), ("owner", 2, 2), ("owner", 24, 2), ("links", 26, 2), ("attributes", 32, 4),
+    ("mode", _MODE, 2), ("owner", 2, 2), ("owner", 24, 2), ("links", _LINKS, 2), ("attributes", 32, 4),
     ("contents", 16, 4), ("time", 16, 4),
 )  # fmt: skip
 """Where an inode shows in which way a file changed: (way, offset, bytes); the last two are its mtime."""
@@ -129,6 +129,8 @@ def _of_ext(history: History, change: Change, instant: int) -> Iterator[Evidence
                 yield from _in_inode(volume, inode, at, size)
     if change.kind != "changed":
         yield from _in_directory(volume, change)
+    if change.kind == "removed" and change.before is not None and change.before.place is not None:
+        yield from _gone_inode(volume, change.before)
 
 
 def _inode_differs(before: Side | None, inode: Inode, at: int, size: int) -> bool:
@@ -163,8 +165,8 @@ def _in_inode(volume: _Volume, inode: Inode, at: int, size: int) -> Iterator[Evi
 def _in_directory(volume: _Volume, change: Change) -> Iterator[Evidence]:
     """Look for the name that came or went, in the blocks of its directory.
 
-    What went is where it was before.  Linux takes a name out by making the entry before it longer, or, of the
-    first in a block, clears the number of the inode.
+    Linux takes a name out by making the entry before it longer, or, of the first in a block, clears the
+    number of the inode.  Where another name has taken the place since, this shows nothing.
     """
     gone = change.kind == "removed"
     side = change.before if gone else change.after
@@ -178,13 +180,36 @@ def _in_directory(volume: _Volume, change: Change) -> Iterator[Evidence]:
     wanted = name.encode("utf-8", "surrogateescape")
     for _logical, start, count in where.file_runs(parent):
         for block in range(start, start + min(count, _MOST_BLOCKS)):
-            entry = _entry(where.logical(block), wanted)
+            data = where.logical(block)
+            entry = _entry(data, wanted)
             if entry is None:
                 continue
             at, before = entry
             place, size = (before + 4, 2) if gone and before != at else (at, 4)
-            yield from volume.evidence("its name", block * where.block_size + place, size)
+            now = volume.ext.logical(block)
+            end = at + 8 + len(wanted)
+            if not gone or (
+                now[place : place + size] != data[place : place + size] and _same(now, data, at, end)
+            ):
+                yield from volume.evidence("its name", block * where.block_size + place, size)
             return
+
+
+def _same(now: bytes, then: bytes, at: int, end: int) -> bool:
+    """Whether no other name took an entry's place: it is as it was but for the inode, or was cleared."""
+    return now[at + 8 : end] == then[at + 8 : end] or not any(now[at + 8 : end])
+
+
+def _gone_inode(volume: _Volume, side: Side) -> Iterator[Evidence]:
+    """Look at the inode of a file that is gone: its count of links is 0, unless another file has it now."""
+    assert side.place is not None
+    number, at = side.place.inode.number, _LINKS
+    for table in volume.ext.tables:
+        each = volume.ext.block_size // len(side.place.inode.body)
+        if table.first_inode <= number < table.first_inode + table.count * each:
+            body = volume.ext.bodies_in(table.start + (number - table.first_inode) // each)[number]
+            if body[at : at + 2] == b"\0\0" != side.place.inode.body[at : at + 2]:
+                yield from _in_inode(volume, side.place.inode, at, 2)
 
 
 def _entry(data: bytes, name: bytes) -> tuple[int, int] | None:

@@ -35,7 +35,8 @@ _WARNINGS = b"debugfs "  # its first line on stderr is its version
 class ExtEditor:
     """An ext volume of a disk, of which changed versions can be made.
 
-    First the journal is replayed and what a mount would tidy up is tidied up, by `e2fsck -p`.
+    First the journal is replayed and what a mount would tidy up is tidied up, by `e2fsck -p`.  What is
+    changed then is checked, and repaired where the volume was not sound in the first place.
     """
 
     def __init__(self, disk: DiskView, volume: Volume) -> None:
@@ -45,7 +46,7 @@ class ExtEditor:
         self._scratch = Scratch(disk, volume)
         try:
             self._now = self._newest_time()
-            self._check("-p")
+            self._check("-p", "-fy")
             self._prepared = self._scratch.changed()
             self._scratch.keep(self._prepared)
         except BaseException:
@@ -67,7 +68,7 @@ class ExtEditor:
         changed: dict[int, bytes] = {}
         try:
             self._debug(_Recipe(changes, files, self._features()).lines())
-            self._check("-fp")
+            self._check("-fp", "-fy")
         finally:
             changed = self._scratch.changed()
             self._scratch.restore(changed)
@@ -98,12 +99,17 @@ class ExtEditor:
             reason = printable((said or [b"it gave no reason"])[0].decode("utf-8", "replace"))
             raise BadInput(f"files on {self._where} cannot be changed: debugfs: {reason}")
 
-    def _check(self, how: str) -> None:
-        done = run_tool([self._e2fsck, how, str(self._scratch.path)], now_s=self._now)
-        if done.returncode & ~_CORRECTED:
+    def _check(self, *ways: str) -> None:
+        """Check in the ways given, until one leaves a sound file system; raises `BadInput` where none does."""
+        reason = ""
+        for how in ways:
+            done = run_tool([self._e2fsck, how, str(self._scratch.path)], now_s=self._now)
+            if not done.returncode & ~_CORRECTED:
+                return
             lines = (done.stdout + done.stderr).decode("utf-8", "replace").strip().splitlines()
-            reason = printable(" ".join(lines[:2]).replace(str(self._scratch.path), self.volume.name))
-            raise BadInput(f"the file system on {self._where} is not sound: e2fsck {how}: {reason[:300]}")
+            said = printable(" ".join(lines[:2]).replace(str(self._scratch.path), self.volume.name))
+            reason = reason or f"e2fsck {how}: {said[:300]}"
+        raise BadInput(f"the file system on {self._where} is not sound: {reason}")
 
 
 class _Recipe:

@@ -171,7 +171,7 @@ class Dask:
         completed: Any = distributed.as_completed
         futures = [self._client.submit(look_from, self._where, probe, at, pure=False) for at in instants]
         try:
-            for future in completed(futures):
+            for future in completed(futures, loop=self._client.loop):
                 try:
                     yield future.result()
                 except ModuleNotFoundError as e:
@@ -239,6 +239,13 @@ _one_at_a_time = threading.Lock()  # neither histories nor probes are for severa
 
 def look_from(where: Where, probe: Probe, instant: int) -> Look:
     """Run a probe in a worker, which keeps the history open."""
+    try:
+        return _look_from(where, probe, instant)
+    except SystemExit as e:  # by `_end`, and cleaned up; the executor would take it for an answer
+        os._exit(int(e.code or 0))
+
+
+def _look_from(where: Where, probe: Probe, instant: int) -> Look:
     with _one_at_a_time:
         history = _opened.get(where)
         if history is not None and history.count < instant:  # it has grown since

@@ -78,6 +78,15 @@ def test_closing_ends_clients_and_removes_the_socket(typed: queue.SimpleQueue[by
     assert not folder.exists()
 
 
+def test_the_end_of_the_guest_is_the_end_of_the_file(console: ConsoleSocket) -> None:
+    with client(console) as sock:
+        console.feed(b"last words")
+        console.end()
+        assert hear(sock, 100) == b"past last words"
+    with client(console) as late:
+        assert hear(late, 100) == b"past last words"
+
+
 def test_who_does_not_listen_has_to_go(console: ConsoleSocket) -> None:
     with client(console) as deaf, client(console) as other:
         assert hear(other, 5) == b"past "

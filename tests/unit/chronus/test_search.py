@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tt.chronus.noisy import believe
+from tt.chronus.noisy import believe, hold
 from tt.chronus.search import INNER_PROBES, narrow, rounds_left
 
 

@@ -93,9 +93,9 @@ class RunProbe:
         command = _Command(self.command, environment(), max(0.1, limit_s - time.monotonic()))
         try:
             while not command.ended.is_set():
-                if guest.ended is None:
-                    watch.feed(guest.read(_READ_S))
-                else:
+                data = guest.read(_READ_S)
+                watch.feed(data)
+                if guest.ended is not None and not data:
                     command.ended.wait(_READ_S)
         finally:
             command.stop()

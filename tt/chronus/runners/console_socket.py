@@ -40,7 +40,7 @@ class ConsoleSocket:
         self._fresh = bytearray()
         self._clients: dict[socket.socket, bytearray] = {}  # what each has still to be sent
         self._writers: set[socket.socket] = set()  # those that may have more to say
-        self._closing = False
+        self._over = self._closing = False
         self._selector = selectors.DefaultSelector()
         self._thread = threading.Thread(target=self._serve, name="console socket", daemon=True)
         self._thread.start()
@@ -50,6 +50,11 @@ class ConsoleSocket:
         with self._lock:
             self._fresh += data
             del self._fresh[:-_MOST_BEHIND]
+        self._ring()
+
+    def end(self) -> None:
+        """Nothing more will be printed: clients get the rest, and the end of the file."""
+        self._over = True
         self._ring()
 
     def close(self) -> None:
@@ -138,7 +143,7 @@ class ConsoleSocket:
             except OSError:
                 self._drop(sock)
                 continue
-            if len(pending) > _MOST_BEHIND:
+            if len(pending) > _MOST_BEHIND or (self._over and not pending):
                 self._drop(sock)
                 continue
             self._await(sock, bool(pending))

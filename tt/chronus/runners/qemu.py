@@ -257,8 +257,11 @@ class QemuGuest:
             raise ProbeError(f"the guest's disk failed, which says nothing of it: {self._complaints[0]}")
         self._console += data
         del self._console[:-_MAX_CONSOLE]
-        if self._hub is not None and data:
-            self._hub.feed(data)
+        if self._hub is not None:
+            if data:
+                self._hub.feed(data)
+            elif self.ended is not None:
+                self._hub.end()
         if _NO_BOOT in self._console[-len(data) - len(_NO_BOOT) :] and data:
             self._why = self._why or _NO_BOOT.decode().rstrip(".")
         return data

@@ -178,8 +178,11 @@ class TtGuest:
             self._seconds = warm.machine.now_ns / 1e9
         fresh = bytes(self._console[self._unread :])
         self._unread = len(self._console)
-        if fresh and self._socket is not None:
-            self._socket.feed(fresh)
+        if self._socket is not None:
+            if fresh:
+                self._socket.feed(fresh)
+            elif self.ended is not None:
+                self._socket.end()
         return fresh
 
     def write(self, data: bytes) -> None:
