@@ -5,8 +5,8 @@
 
 The probes cost nothing here: one that says nothing of what it looked at, so that every instant has to be told
 apart by running it; one that looks at some blocks, so that instants share answers; one with a tenth of its
-answers wrong; and instants that cannot be judged.  The turn is at random places, and at both ends.  The bar is 21
-probes, with those of the ends.
+answers wrong; and instants that cannot be judged.  The turn is at random places, and at both ends.  The bar is
+21 probes, with those of the ends.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> int:
     """Measure and print; return 1 where the bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--writes", type=int, default=1_000_000)
-    parser.add_argument("--searches", type=int, default=10)
+    parser.add_argument("--searches", type=int, default=6)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chronus-bisect-") as folder:

@@ -7,7 +7,7 @@ from pathlib import Path
 _BEGIN = bytes.fromhex(
     "31c0 8ed8 8ec0 fc"  # ds, es = 0; cld
     "b80102 bb007e b90200 b600 cd13"  # int 13h: sector 2 of the boot drive to 0x7e00
-    "be007e baf803"  # si = 0x7e00, dx = COM1
+    "fa be007e baf803"  # cli, or the firmware takes keys from the port; si = 0x7e00, dx = COM1
     "ac 84c0 7403 ee ebf8"  # print until a zero
 )
 _ECHO = bytes.fromhex(

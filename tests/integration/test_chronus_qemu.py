@@ -128,7 +128,8 @@ if sys.argv[2] == "killed":
 @pytest.mark.parametrize("how", ["killed", "leaves"])
 def test_no_qemu_survives_us(talking: ImageView, tmp_path: Path, how: str) -> None:
     command = [sys.executable, "-c", _PARENT, str(tmp_path / "disk.img"), how]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # for what a killed process leaves behind
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as parent:
         assert parent.stdout is not None and parent.stdin is not None
         pid = int(parent.stdout.readline())
         try:

@@ -32,6 +32,7 @@ STEPS = [
     "sync; sleep 3",
     "/root/edit.sh",
     "vi -c ':%s/poweroff/POWEROFF/' -c ':wq' /etc/motd; sync; sleep 3",
+    "",  # vi, which draws what looks like a prompt, takes it
     "ln -s /bin/sh /etc/newlink; cp /etc/os-release /etc/copy; sync; sleep 3",
     # Whoever looks at a file later writes its inode again, with nothing else changed.
     "echo once > /etc/once; chown 7:8 /etc/once; cat /etc/once; sync; sleep 3",
@@ -84,6 +85,7 @@ def authors(history: History) -> dict[str, Author]:
         ("/etc/motd", "vi", "its contents"),
         ("/etc/newlink", "ln", "its inode"),
         ("/etc/copy", "cp", "its contents"),
+        ("/etc/once", "sh", "its contents"),
         ("/root/edit.sh", "sh", "its contents"),
     ],
 )

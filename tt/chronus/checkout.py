@@ -13,7 +13,8 @@ from pathlib import Path
 from tt.chronus.difference import DiskIndex
 from tt.chronus.extract import Extracted, below, extract, put, remove
 from tt.chronus.files import Node, Tree
-from tt.chronus.instant import DiskView, Instant
+from tt.chronus.instant import DiskView
+from tt.chronus.nearby import blocks_between
 from tt.vmm.boot.filetree import NotFound
 
 
@@ -37,11 +38,10 @@ class Checkout:
     def move(self, view: DiskView) -> None:
         """Make the folder what `view` holds; raises as `extract` does."""
         here = self._view
-        near = isinstance(here, Instant) and isinstance(view, Instant) and here.history is view.history
-        if near and self._index is not None and self._untouched():
-            assert isinstance(here, Instant) and isinstance(view, Instant)
+        written = blocks_between(here, view) if here is not None else None
+        if written is not None and self._index is not None and self._untouched():
             self._view = None
-            self._step(self._index, view, view.history.changed_blocks(here.number, view.number))
+            self._step(self._index, view, written)
             self._view = view
             return
         self._view = None
@@ -49,7 +49,7 @@ class Checkout:
         tree = Tree(view)
         self.nodes = extract(tree, self.paths, self.root, missing_ok=True).nodes
         self._digests = {path: self._digest(node) for path, node in self.nodes.items()}
-        self._index = DiskIndex(view) if isinstance(view, Instant) else None
+        self._index = DiskIndex(view) if blocks_between(view, view) is not None else None
         self._view = view
         self._note()
 
@@ -70,7 +70,7 @@ class Checkout:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _step(self, index: DiskIndex, view: Instant, written: set[int]) -> None:
+    def _step(self, index: DiskIndex, view: DiskView, written: set[int]) -> None:
         changes = index.move(view, written)
         tree = Tree(view)
         root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)

@@ -100,7 +100,7 @@ class ExtEditor:
             raise BadInput(f"files on {self._where} cannot be changed: debugfs: {reason}")
 
     def _check(self, *ways: str) -> None:
-        """Check in the ways given, until one leaves a sound file system; raises `BadInput` where none does."""
+        """Check in the ways given, until one leaves it sound; raises `BadInput` where none does."""
         reason = ""
         for how in ways:
             done = run_tool([self._e2fsck, how, str(self._scratch.path)], now_s=self._now)

@@ -157,7 +157,8 @@ def _minimize(
     def tell(trial: Trial) -> None:
         state = {True: "turns it", False: "does not turn it", None: "tells nothing"}[trial.turned]
         shown = ", ".join(trial.names[:3]) + (", ..." if len(trial.names) > 3 else "")
-        say(f"minimizing: {len(trial.names)} changes ({shown}): {state}")
+        count = "1 change" if len(trial.names) == 1 else f"{len(trial.names)} changes"
+        say(f"minimizing: {count} ({shown}): {state}")
 
     for before, after in spans:
         one, other = history.at(before), history.at(after)
@@ -193,6 +194,8 @@ def _find_authors(history: History, finding: Finding, say: Callable[[str], None]
     try:
         writers = Writers(history)
         shown: Sequence[Change] = finding.shown
+        if finding.minimal is not None and finding.minimal.names:
+            shown = [change for delta in finding.minimal.deltas for change in delta.changes]
         if shown:
             finding.authors, notes = authors_of(writers, shown, after, most=_MOST_AUTHORS, say=say)
             finding.notes += notes

@@ -125,6 +125,11 @@ def test_enter_brings_back_a_prompt_that_was_printed_over() -> None:
     assert talk(story(), "login root\nrun true")[0].outcome is Outcome.GOOD
 
 
+def test_enter_answers_no_questions() -> None:
+    verdict, guest = talk(says(b"Remove everything? [Y/n] "), "type apt remove x\nrun true")
+    assert (verdict.outcome, guest.typed) == (Outcome.HANG, b"apt remove x\r")
+
+
 def test_errors_of_a_script_are_no_verdicts() -> None:
     with pytest.raises(
         ProbeError, match=r"^a.console:1: a password is asked for: write login root PASSWORD$"

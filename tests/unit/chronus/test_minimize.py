@@ -76,6 +76,7 @@ def test_two_files_that_do_it_together(ends: tuple[ImageView, ImageView]) -> Non
     assert verified
 
 
+@pytest.mark.slow
 def test_what_is_in_no_file_is_said(ends: tuple[ImageView, ImageView]) -> None:
     names, verified, note, trials = found(ends, ("/no/such/file", b""))
     assert (names, verified, len(trials)) == ((), None, 1)
@@ -87,6 +88,7 @@ def test_no_change_at_all() -> None:
     assert minimize(Looks(()), disk, disk, [], judge_of(GOOD, BAD)).note == "no files changed in between"
 
 
+@pytest.mark.slow
 def test_a_disk_that_cannot_be_made_tells_nothing(ends: tuple[ImageView, ImageView]) -> None:
     parts = [*deltas(diff(*ends)), Delta("vda9:/x", (deltas(diff(*ends))[0].changes[0],), {})]
     broken = Delta("/etc/none", (parts[0].changes[0].__class__("vda9:/x", "removed"),))

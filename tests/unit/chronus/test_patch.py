@@ -107,6 +107,7 @@ def test_all_changes_there_and_back(tmp_path: Path, kind: str) -> None:
     check(back, tmp_path)
 
 
+@pytest.mark.slow
 def test_one_file_of_many_and_nothing_else(image: Path, tmp_path: Path) -> None:
     old, new = ImageView(image), ImageView(changed(image, tmp_path))
     parts = deltas(diff(old, new))
@@ -124,6 +125,7 @@ def test_one_file_of_many_and_nothing_else(image: Path, tmp_path: Path) -> None:
     assert image.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_a_change_cannot_be_without_is_done_too(image: Path, tmp_path: Path) -> None:
     old, new = ImageView(image), ImageView(changed(image, tmp_path))
     parts = deltas(diff(old, new))
@@ -157,6 +159,7 @@ def test_directories_that_only_hold_what_changed_are_no_causes(image: Path, tmp_
     assert [delta.name for delta in deltas(diff(old, new))] == ["/etc/added"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_that_says_so(tmp_path: Path) -> None:
     need("debugfs", "e2fsck")
     old = make_ext(tmp_path / "small.img", {"a": b"a"}, size="2M")
@@ -166,6 +169,7 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path: Path) -> None:
         patcher.apply(parts)
 
 
+@pytest.mark.slow
 def test_names_that_would_be_commands_are_none(image: Path, tmp_path: Path) -> None:
     names = ['a "b" c', "<12>", "-x", "#no comment", "tab\there", "back\\slash", "ü", ";ls", "~", "a  b"]
     tree = tmp_path / "tree"
@@ -195,6 +199,7 @@ def test_a_newline_in_a_name_is_refused(tmp_path: Path) -> None:
         patcher.apply(parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [12, 16, 32])
 def test_fat_there_and_back(tmp_path: Path, bits: int) -> None:
     size = {12: 4, 16: 24, 32: 40}[bits] * MIB
@@ -220,6 +225,7 @@ def test_fat_there_and_back(tmp_path: Path, bits: int) -> None:
     check(back, tmp_path, tool="fsck.vfat")
 
 
+@pytest.mark.slow
 def test_several_volumes_and_what_is_outside_of_them(tmp_path: Path) -> None:
     need("debugfs", "e2fsck")
     root = make_ext(tmp_path / "root.img", FILES, size="8M")

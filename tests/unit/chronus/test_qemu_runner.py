@@ -56,6 +56,7 @@ def test_a_runner_by_name() -> None:
         ("qemu:firmware=1", "'firmware=1' is none of"),
         ("qemu:bus", "'bus' is none of"),
         ("qemu:cpus=many", "'cpus=many' is none of"),
+        ("qemu:cpus=\u00b2", "is none of"),
         ("qemu:more=x", "'more=x' is none of"),
         ("qemu:bus=floppy", "the qemu runner has no bus 'floppy': virtio, ide, scsi"),
         ("qemu:cpus=0", "the qemu runner cannot have 0 cpus: 1 to 64"),
@@ -101,6 +102,14 @@ def test_ports_need_a_network() -> None:
         QemuRunner(network="none").forwards((22,))
     with pytest.raises(ProbeError, match="99999 is no TCP port"):
         QemuRunner().forwards((99999,))
+
+
+def test_any_clock_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(QemuRunner, "path", lambda self: "qemu")
+    runner = QemuRunner(accelerator="tcg")
+    assert "base=2026-01-01T00:00:00" in runner.machine(1 << 20, 1_767_225_600)
+    assert "base=1970-01-01T00:00:00" in runner.machine(1 << 20, -5)
+    assert "base=9999-12-31T23:59:59" in runner.machine((1 << 20) + 1, 1 << 70)
 
 
 def test_the_self_test_is_a_multiboot_kernel() -> None:

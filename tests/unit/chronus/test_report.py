@@ -184,10 +184,22 @@ def test_the_terminal_gets_nothing_that_moves_its_cursor(history: History) -> No
     found = a_search(history)
     told = "\n".join(render(history, found, findings_of(history, found)))
     assert not [c for c in told if not c.isprintable() and c != "\n"]
-    assert "breaks somewhere" in told and "of the 9 changes together make the difference" in told
+    assert (
+        "breaks in the burst that ends with" in told
+        and "of the 9 changes together make the difference" in told
+    )
     assert max(map(len, told.splitlines())) < 2000
     coloured = "\n".join(render(history, found, findings_of(history, found), colours=True))
     assert set(re.findall(r"\x1b\[[0-9;]*.", coloured)) <= {f"\x1b[{n}m" for n in (0, 1, 2, 31, 32, 33, 36)}
+
+
+def test_what_skips_left_open_is_listed(history: History) -> None:
+    found = a_search(history)
+    found.turns = [Turn(2, 5, True, (3, 4, 5), 0.991)]
+    told = "\n".join(render(history, found, []))
+    assert "it breaks somewhere from w2 to w5 (with 99.1% confidence): 3 writes, not told apart" in told
+    assert "candidates: w3, w4, w5" in told
+    assert "3 writes, which could" in parsed("\n".join(page(history, found, []))).text
 
 
 def test_text() -> None:

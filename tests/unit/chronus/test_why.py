@@ -10,12 +10,15 @@ import pytest
 from file_rig import FILES, edited, make_ext, need, put
 
 from tt.chronus.bisect import Bisection, Options, bisect
-from tt.chronus.difference import DiskIndex
+from tt.chronus.checkout import Checkout
+from tt.chronus.difference import DiskIndex, written_blocks
 from tt.chronus.evidence import evidence, first_difference, last_write_at, raw_evidence
 from tt.chronus.files import Tree
 from tt.chronus.history import History
 from tt.chronus.importing import import_images, pictures
-from tt.chronus.instant import DiskView
+from tt.chronus.instant import DiskView, ImageView
+from tt.chronus.nearby import blocks_between
+from tt.chronus.patch import PatchedDisk, Patcher, deltas
 from tt.chronus.verdicts import Outcome, Verdict
 from tt.chronus.why import Finding, explain
 from tt.chronus.writer import Writers
@@ -89,6 +92,7 @@ def test_why_names_the_smallest_set_and_verifies_it(trace: Path) -> None:
         assert lines[-1] == "verified: undoing only this turns it back"
 
 
+@pytest.mark.slow
 def test_without_a_probe_it_lists_what_changed(trace: Path) -> None:
     with History.open(trace) as history:
         found = searched(history, bursts=True)
@@ -102,6 +106,7 @@ def test_the_writes_of_a_disk_alone_have_no_authors(trace: Path) -> None:
         Writers(history)
 
 
+@pytest.mark.slow
 def test_evidence_is_what_the_change_wrote(trace: Path) -> None:
     """Every change shows in bytes that the write it is traced to wrote, and that were others before."""
     with History.open(trace) as history:
@@ -135,6 +140,38 @@ def test_raw_evidence_is_the_first_byte_that_a_write_changed(trace: Path) -> Non
         assert found is not None and 0 <= found.inside < write.size
         where = last_write_at(history, found.offset, history.count)
         assert where is not None and where.number == write.number
+
+
+@pytest.mark.slow
+def test_a_checkout_goes_to_a_patched_disk_by_what_was_patched(trace: Path) -> None:
+    with History.open(trace) as history:
+        burst = history.bursts()[3]
+        old, new = history.at(burst.before), history.at(burst.after)
+        written = history.changed_blocks(burst.before, burst.after)
+        parts = deltas(DiskIndex(old).move(new, written))
+        with Patcher(old) as patcher:
+            disks = [patcher.apply(parts[:2], parts), patcher.apply(parts)]
+        near = blocks_between(disks[0], disks[1])
+        assert near is not None and set(written_blocks(*disks)) <= near
+        assert blocks_between(old, ImageView(trace.with_name("s0.img"))) is None
+        with Checkout() as moving:
+            for disk in (old, *disks, new):
+                moving.move(disk)
+                with Checkout() as fresh:
+                    fresh.move(PatchedDisk(ImageViewOf(disk), {}, "nothing"))
+                    assert moving.fingerprint() == fresh.fingerprint()
+                    assert moving.nodes.keys() == fresh.nodes.keys()
+
+
+class ImageViewOf(DiskView):
+    """A view of unknown origin."""
+
+    def __init__(self, disk: DiskView) -> None:
+        self.sectors, self.size, self.where = disk.sectors, disk.size, disk.where
+        self._disk = disk
+
+    def blocks(self, first: int, count: int) -> list[bytes]:
+        return self._disk.blocks(first, count)
 
 
 def test_first_difference() -> None:

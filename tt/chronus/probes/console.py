@@ -8,14 +8,12 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from tt.chronus.instant import DiskView
 from tt.chronus.probes import signatures
 from tt.chronus.probes.exit_codes import outcome_of
 from tt.chronus.probes.script import (
-    MAX_SCRIPT,
     Choice,
     End,
     Login,
@@ -30,8 +28,6 @@ from tt.chronus.probes.script import (
 )
 from tt.chronus.runners.runner import CannotBoot, Guest, Setup, runner
 from tt.chronus.verdicts import Outcome, ProbeError, Verdict
-from tt.errors import BadInput
-from tt.vmm.disk import refuse_special
 
 _Found = TypeVar("_Found")
 
@@ -43,10 +39,9 @@ _SHOWN = 200  # characters of a match in a verdict
 _INSTANT_S = 1e-6  # less than this is no time: guests' clocks count nanoseconds
 _QUIET_S = 0.3  # for which a prompt stands, if it is one
 _NUDGE_S = 5.0  # of silence, after which Enter may bring a prompt that something was printed over
-_MOST_NUDGES = 3
 _LOGIN = re.compile(r"(?<!Last )(?<!last )login: ?")
 _PASSWORD = re.compile(r"[Pp]assword: ?\Z")
-_REFUSED = re.compile(r"Login incorrect|Authentication failure|Login timed out|Permission denied")
+_REFUSED = re.compile(r"Login incorrect|Authentication failure|Login timed out")
 
 # Colours and cursor movements (ECMA-48: CSI; OSC up to BEL or ST), other escapes; one that is not whole yet.
 _ESCAPE = re.compile(
@@ -70,17 +65,6 @@ class ConsoleProbe:
 
     def __post_init__(self) -> None:
         parse_script(self.script, self.name)
-
-    @classmethod
-    def from_file(cls, path: Path, runner: str, setup: Setup) -> Self:
-        """Return the probe for a script in a file; raises `BadInput` where that cannot be read."""
-        refuse_special(path)
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_SCRIPT + 1)
-        except OSError as e:
-            raise BadInput(f"cannot read the script {path}: {e.strerror or e}") from None
-        return cls(data.decode("utf-8", "replace"), path.name, runner, setup)
 
     def key(self) -> str:
         """Return what tells this probe from others."""
@@ -251,12 +235,11 @@ class Conversation:
             )
         self._answer(typed)
         answer = re.compile(rf"chronus-{self._commands}-(\d+)-")
-        begin = self.heard.mark
         match = self._until(lambda: answer.search(self.heard.text, self.heard.mark), step.within_s)
         if match is None:
             text = f"{step.command!r} did not end in {step.within_s:g} s"
             raise _Over(Outcome.HANG, self._at(text))
-        said = self.heard.text[begin : match.start()].partition("\n")[2]
+        said = self.heard.text[self.heard.mark : match.start()].partition("\n")[2]
         self.heard.mark = match.end()
         code = int(match[1])
         try:
@@ -293,7 +276,6 @@ class Conversation:
         Where a message was printed over the prompt, Enter brings it back.
         """
         deadline = self._guest.seconds + within_s
-        nudges = 0
         while True:
             stands = self._stands(prompt) or (question is not None and self._stands(question))
             if self._is_quiet(_QUIET_S if stands else min(_NUDGE_S, deadline - self._guest.seconds)):
@@ -301,8 +283,7 @@ class Conversation:
                     return True
                 if self._guest.seconds >= deadline - _INSTANT_S:
                     return False
-                if self.heard.total and nudges < _MOST_NUDGES:
-                    nudges += 1
+                if self.heard.total and not self.heard.line:  # Enter would answer a question
                     self._guest.write(b"\r")
 
     def _is_quiet(self, seconds: float) -> bool:

@@ -70,10 +70,12 @@ class GuestProbe:
         until_s = self.setup.timeout_s
         looked_s = 0.0
         asked = False
+        last = b""
         while guest.ended is None and guest.seconds < until_s:
             fatal = watch.fatal
             printed = guest.read(min(_LOOK_S, until_s - guest.seconds))
-            if not asked and _SHELL.search(guest.console[-_PROMPT_SIZE:]):
+            last = (last + printed)[-_PROMPT_SIZE:]
+            if not asked and _SHELL.search(last):
                 # Whatever started it kept its words from it, so it asks at the console what to do.
                 asked = True
                 guest.write(_TYPED)

@@ -91,7 +91,15 @@ def _facts(history: History, found: Bisection) -> Iterator[str]:
 def _answer(history: History, turn: Turn, finding: Finding | None) -> Iterator[str]:
     verb = "breaks" if turn.becomes_bad else "is fixed"
     yield f'<div class="answer{"" if turn.becomes_bad else " fixed"}">'
-    if len(turn.candidates) <= 1:
+    burst = finding.burst if finding is not None else None
+    if (
+        burst is not None
+        and len(turn.candidates) > 1
+        and (burst.before, burst.after) == (turn.before, turn.after)
+    ):
+        yield f"<p>It {verb} in the burst of {burst.count:,} writes that ends with "
+        yield f"<b>{text(history.describe(turn.after))}</b>.</p>"
+    elif len(turn.candidates) <= 1:
         yield f"<p>It {verb} with <b>{text(history.describe(turn.after))}</b>.</p>"
     else:
         shown = ", ".join(history.label(number) for number in turn.candidates[:_MOST_CANDIDATES])

@@ -56,13 +56,14 @@ svg.key { display: inline; width: 14px; vertical-align: -2px; }
 details { margin: 6px 0; }
 summary { cursor: pointer; color: var(--soft); }
 footer { margin-top: 56px; color: var(--soft); font-size: 13px; }
-@media print { pre, .answer { break-inside: avoid; } }
+@media print { .answer { break-inside: avoid; } pre.plain { max-height: none; } }
 """
 
 # What is drawn: kept apart so that the picture stands alone too.
 PICTURE = """
 .name { fill: var(--soft); font: 12px system-ui, sans-serif; }
-.label { fill: var(--ink); font: 12px system-ui, sans-serif; }
+.label { fill: var(--ink); font: 12px system-ui, sans-serif; paint-order: stroke; stroke: var(--paper);
+  stroke-width: 3px; stroke-linejoin: round; }
 .count { fill: var(--soft); font: 11px system-ui, sans-serif; text-anchor: end; }
 .bar { fill: var(--bar); }
 .axis { stroke: var(--line); stroke-width: 1; fill: none; }

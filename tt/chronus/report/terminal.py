@@ -26,16 +26,21 @@ def render(
         yield "no turn was found between the probes that were made"
     for number, turn in enumerate(found.turns):
         yield ""
-        yield from _turn(history, turn, paint)
-        if number < len(findings):
-            yield from _finding(history, findings[number], paint)
+        finding = findings[number] if number < len(findings) else None
+        yield from _turn(history, turn, finding, paint)
+        if finding is not None:
+            yield from _finding(history, finding, paint)
 
 
-def _turn(history: History, turn: Turn, paint: _Paint) -> Iterator[str]:
+def _turn(history: History, turn: Turn, finding: Finding | None, paint: _Paint) -> Iterator[str]:
     verb = "breaks" if turn.becomes_bad else "is fixed"
     sure = "" if turn.confidence == 1 else f" (with {turn.confidence:.1%} confidence)"
     if len(turn.candidates) <= 1:
         yield paint("bold", f"it {verb} with {history.describe(turn.after)}{sure}")
+        return
+    burst = finding.burst if finding is not None else None
+    if burst is not None and (burst.before, burst.after) == (turn.before, turn.after):
+        yield paint("bold", f"it {verb} in the burst that ends with {history.describe(turn.after)}{sure}")
         return
     where = f"{history.label(turn.before)} to {history.label(turn.after)}"
     yield paint(

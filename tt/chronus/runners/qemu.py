@@ -37,6 +37,7 @@ _OF_TT = frozenset(loader.PC_CMDLINE) - {"console=ttyS0"}  # what a recorded ker
 _MAX_CONSOLE = 16 << 20
 _BOOTABLE = b"\x55\xaa"  # at 510 of a boot sector
 _NO_BOOT = b"No bootable device."  # SeaBIOS
+_LATEST = 253_402_300_799  # the end of the year 9999
 _TCG_CACHE_MB = 128
 _ACCELERATORS = ("auto", "kvm", "tcg")
 _SCRIPT = "/dev/fdset/1"
@@ -83,7 +84,7 @@ class QemuRunner:
         for option in filter(None, name.partition(":")[2].split(",")):
             key, equals, value = option.partition("=")
             kind = kinds.get(key)
-            if kind is None or (kind == "bool") == bool(equals) or (kind == "int" and not value.isdigit()):
+            if kind is None or (kind == "bool") == bool(equals) or (kind == "int" and not value.isdecimal()):
                 raise UsageError(f"--runner {name}: {option!r} is none of {', '.join(_OPTIONS)}")
             chosen: Any = True if kind == "bool" else int(value) if kind == "int" else value
             runner = replace(runner, **{key: chosen})
@@ -119,7 +120,7 @@ class QemuRunner:
         kvm = self.accelerator == "kvm" or (self.accelerator == "auto" and kvm_works(binary))
         if self.accelerator == "kvm" and not kvm_works(binary):
             raise ProbeError("KVM does not work here (/dev/kvm): use the accelerator auto or tcg")
-        clock = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        clock = datetime.fromtimestamp(min(max(epoch, 0), _LATEST), UTC).strftime("%Y-%m-%dT%H:%M:%S")
         return [
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-machine", "pc,graphics=off"),  # the firmware talks on the serial console

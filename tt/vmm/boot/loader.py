@@ -176,7 +176,7 @@ def _read_head(path: Path) -> bytes:
 
 
 def read_file(path: Path, limit: int) -> bytes:
-    """Return the contents of a kernel or an initrd of the host, of `limit` bytes at most; raises `BadInput`."""
+    """Return a kernel or an initrd of the host, of `limit` bytes at most; raises `BadInput`."""
     try:
         with path.open("rb") as f:
             data = f.read(limit + 1)
