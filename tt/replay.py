@@ -11,6 +11,7 @@ from tt.errors import BadInput, Divergence
 from tt.events import EDITS, Event, Kind
 from tt.log import ConsoleCoalescer, EventsAhead, Trace, contents_digest
 from tt.log.checkpoints import PAGE, StoredCheckpoint, set_bits
+from tt.log.disk_writer import DISK_ONLY
 from tt.record import state_digest
 from tt.vmm.config import MachineConfig, build_machine, open_disks
 from tt.vmm.engine import FOREVER
@@ -209,6 +210,8 @@ def config_of(trace: Trace) -> MachineConfig:
         raise BadInput(f"{trace.path} does not describe the machine it was recorded on: it is damaged")
     names = [name for name in ("kernel", "initrd", "guest") if name in trace.files]
     config = MachineConfig.from_plain(plain, {name: trace.file(name) for name in names})
+    if config.machine == DISK_ONLY:
+        raise BadInput(f"{trace.path} is a disk's history, with no machine to run: look into it with chronus")
     if ("guest" if config.machine == "denali" else "kernel") not in config.parts:
         raise BadInput(
             f"{trace.path} holds no guest to boot: it is damaged, or was cut off at its very start"

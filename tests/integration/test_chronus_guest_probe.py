@@ -149,10 +149,10 @@ def test_hang(whole: DiskView) -> None:
 def test_flood(whole: DiskView) -> None:
     """A guest that prints without end is a hang like another, and its console is kept in bounds."""
     verdict = ask(
-        whole, "yes $(head -c 900 /dev/zero | tr '\\0' x) > /dev/console", setup=replace(SETUP, timeout_s=9.0)
+        whole, "yes $(head -c 900 /dev/zero | tr '\\0' x) > /dev/console", setup=replace(SETUP, timeout_s=5.8)
     )
     assert verdict.outcome is Outcome.HANG
-    assert verdict.console.endswith("xxx")
+    assert "xxx" in verdict.console[-10:]
     assert len(verdict.console) == 4000
 
 

@@ -25,9 +25,10 @@ from tt.log.disk_rows import ChangeKind
 from tt.log.disk_writer import DISK_ONLY
 from tt.log.sectors import BLOCK_SECTORS, SECTOR
 from tt.vmm.config import MachineConfig, open_disks
-from tt.vmm.disk import BLOCK, Base
+from tt.vmm.disk import BLOCK, Base, BaseImage
 
 _CACHED_BLOCKS = 4096
+_FEW_BLOCKS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,18 @@ class History:
             yield number, self._guest_ns(tick) if self.has_machine else host_ns, sectors
 
     def changed_blocks(self, one: int, other: int) -> set[int]:
-        """Return the blocks of 4 KB that were written to between two instants."""
+        """Return the blocks of 4 KB that writes between two instants may have changed."""
         low, high = sorted((one, other))
-        return {block for write in self.writes(low + 1, high) for block in write.blocks}
+        found: set[int] = set()
+        for write in self.writes(low + 1, high):
+            blocks = write.blocks
+            if write.kind is ChangeKind.DATA or len(blocks) <= _FEW_BLOCKS:
+                found.update(blocks)
+                continue
+            # Most of a discarded range was zeros before: only what was not can have changed.
+            found.update(self._log.blocks_in(self.disk, blocks.start, blocks.stop - 1))
+            found.update(self._base_data(blocks))
+        return found
 
     # Contents
 
@@ -282,6 +292,21 @@ class History:
         if len(self._cache) > _CACHED_BLOCKS:
             self._cache.popitem(last=False)
         return found
+
+    def _base_data(self, blocks: range) -> Iterator[int]:
+        """Yield those of some blocks that are no holes of the base image."""
+        if not isinstance(self._base, BaseImage):
+            return
+        with self._base.path.open("rb") as f:
+            at, end = blocks.start * BLOCK, min(blocks.stop * BLOCK, self.size)
+            while at < end:
+                try:
+                    data = os.lseek(f.fileno(), at, os.SEEK_DATA)
+                    hole = os.lseek(f.fileno(), data, os.SEEK_HOLE)
+                except OSError:  # no data behind
+                    return
+                yield from range(data // BLOCK, -(-min(hole, end) // BLOCK))
+                at = hole
 
     def _base_block(self, block: int) -> bytes:
         lba = block * BLOCK_SECTORS

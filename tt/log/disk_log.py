@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tt.log.blobs import HASH_SIZE
 from tt.log.connection import guard
-from tt.log.disk_rows import LEVEL_SHIFT, ChangeKind, levels_of
+from tt.log.disk_rows import LEVEL_SHIFT, MAX_LBA, ChangeKind, levels_of
 from tt.log.schema import row_crc
 from tt.log.sectors import BLOCK_SECTORS, SECTOR, piece_sizes
 
@@ -81,6 +81,10 @@ class DiskLog(ABC):
 
         Checksums are not looked at: it is for grouping, and each write is checked when it is read.
         """
+
+    @abstractmethod
+    def blocks_in(self, disk: int, first: int, last: int) -> Iterator[int]:
+        """Yield the blocks from `first` to `last` that any write of data, or of parts of one, touched."""
 
     @abstractmethod
     def pieces(self, disk: int, block: int, number: int) -> list[Piece]:
@@ -155,6 +159,12 @@ class StoredDiskLog(DiskLog):
         with guard(self._trace.path):
             yield from self._db.execute(query, (max(first, self.first), min(last, self.count), disk))
 
+    def blocks_in(self, disk: int, first: int, last: int) -> Iterator[int]:
+        query = "SELECT DISTINCT block FROM disk_blocks WHERE disk = ? AND block BETWEEN ? AND ?"
+        with guard(self._trace.path):
+            for (block,) in self._db.execute(query, (disk, first, min(last, (1 << LEVEL_SHIFT) - 1))):
+                yield block
+
     def pieces(self, disk: int, block: int, number: int) -> list[Piece]:
         found: list[Piece] = []
         with guard(self._trace.path):
@@ -196,6 +206,8 @@ class StoredDiskLog(DiskLog):
         if not isinstance(columns[8], bytes) or row_crc("disk_writes", *columns) != crc:
             raise self._trace.damaged("a row of disk_writes has a wrong checksum")
         number, _event, tick, host_ns, disk, kind, lba, sectors, _hashes = columns
+        if lba < 0 or sectors < 0 or lba + sectors > MAX_LBA:
+            raise self._trace.damaged(f"disk write {number} is to no place of a disk")
         return Entry(number, tick, host_ns, disk, ChangeKind(kind), lba, sectors)
 
 
@@ -228,6 +240,9 @@ class OldDiskLog(DiskLog):
         for entry in self.entries(first, last):
             if entry.disk == disk:
                 yield entry.number, entry.tick, entry.host_ns, entry.sectors
+
+    def blocks_in(self, disk: int, first: int, last: int) -> Iterator[int]:
+        yield from (block for of, block in self._blocks if of == disk and first <= block <= last)
 
     def pieces(self, disk: int, block: int, number: int) -> list[Piece]:
         pieces = self._blocks.get((disk, block), [])

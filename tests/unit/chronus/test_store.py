@@ -15,6 +15,7 @@ from tt.chronus.live import LiveDisk, create
 from tt.chronus.packer import recover
 from tt.chronus.squash import copy_from, squash
 from tt.cli.chronus.main import main
+from tt.cli.main import main as tt_main
 from tt.errors import BadInput, TTError, UsageError
 from tt.log.disk_rows import LEVEL_SHIFT, levels_of, runs
 from tt.log.disk_writer import DiskWriter
@@ -202,6 +203,15 @@ def test_a_recording_is_not_squashed_in_place(demo_trace: Path, capsys: pytest.C
     assert "give -o OUT.tt" in capsys.readouterr().err
 
 
+def test_a_disks_history_is_no_recording(
+    past: tuple[Path, Model], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in ("verify", "replay"):
+        assert tt_main([verb, str(past[0])]) == 3
+        assert capsys.readouterr().err.endswith("look into it with chronus\n")
+    assert tt_main(["info", str(past[0]), "--check"]) == 0
+
+
 # Ranges
 
 
@@ -235,6 +245,7 @@ def test_a_discard_of_a_whole_large_disk_is_a_few_rows(tmp_path: Path) -> None:
         assert disk.read(5 << 30, 4) == [bytes(4)]
     assert (tmp_path / "disk.tt").stat().st_size < 200_000
     with History.open(tmp_path / "disk.tt") as history:
+        assert history.changed_blocks(0, 3) == {5 << 30 >> 12}, "the rest was zeros before"
         assert history.at(1).read((5 << 30) // 512, 1) == b"a" * 512
         assert history.at(3).read((5 << 30) // 512, 1) == bytes(512)
 

@@ -17,6 +17,9 @@ from tt.chronus.verdicts import Outcome, ProbeError, Verdict
 _TAIL = 4000  # characters of output and console that a verdict keeps
 _GRACE_S = 2.0  # what a guest that is beyond help may still say
 _LOOK_S = 1.0  # how often a silent guest's disk is looked at
+# A guest's own seconds count, so that a busy host changes no verdict; but none may take the host for ever.
+_HOST_FACTOR = 5.0
+_HOST_LEAST_S = 300.0
 _INIT = ("/bin/sh", "/dev/vdb")
 _TYPED = b"exec /bin/sh /dev/vdb\n"
 _PROMPT_SIZE = 200
@@ -68,10 +71,11 @@ class GuestProbe:
     def _wait(self, guest: Guest, watch: Watch, text: str) -> Answer | None:
         """Let the guest run until it has answered, ended, or its time is up."""
         until_s = self.setup.timeout_s
+        give_up = time.monotonic() + max(_HOST_LEAST_S, _HOST_FACTOR * until_s)
         looked_s = 0.0
         asked = False
         last = b""
-        while guest.ended is None and guest.seconds < until_s:
+        while guest.ended is None and guest.seconds < until_s and time.monotonic() < give_up:
             fatal = watch.fatal
             printed = guest.read(min(_LOOK_S, until_s - guest.seconds))
             last = (last + printed)[-_PROMPT_SIZE:]

@@ -8,6 +8,7 @@ time jumps to its next timer.  Only somebody on the other end of `console_socket
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -170,7 +171,7 @@ class TtGuest:
         warm = self._warm
         if warm is not None and self.ended is None:
             try:
-                self._run(warm, warm.machine.now_ns + max(0, int(timeout_s * 1e9)))
+                self._run(warm, warm.machine.now_ns + max(0, math.ceil(timeout_s * 1e9)))
             except BaseException:
                 self._warm = None  # cut off in the middle of something: nobody goes on from there
                 self.ended = "cut off"
