@@ -4,8 +4,8 @@
     python benchmarks/chronus_bisect.py [--writes N] [--searches N] [--json]
 
 The probes cost nothing here: one that says nothing of what it looked at, so that every instant has to be told
-apart by running it; one that looks at some blocks, so that instants share answers; one a tenth of whose
-answers are wrong; and one that cannot judge a fifth of the instants.  The turn is at random places and at both
+apart by running it; one that looks at some blocks, so that instants share answers; one whose answers are
+wrong in a tenth; and one that cannot judge a fifth of the instants.  The turn is at random places and at both
 ends.  The bar is 21 probes, with those of the ends.
 """
 

@@ -149,7 +149,7 @@ def answers(turn: int, odd: dict[int, Outcome | str], breaks: bool) -> Answer:
 
 
 @given(worlds(), st.integers(1, 5), st.integers(0, 9))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_what_cannot_be_judged_never_makes_it_wrong(
     world: tuple[Model, int, dict[int, Outcome | str], bool], jobs: int, seed: int
 ) -> None:
@@ -167,7 +167,7 @@ def test_what_cannot_be_judged_never_makes_it_wrong(
 
 
 @given(worlds())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_in_bursts_only_their_ends_are_probed(
     world: tuple[Model, int, dict[int, Outcome | str], bool],
 ) -> None:
@@ -180,7 +180,7 @@ def test_in_bursts_only_their_ends_are_probed(
 
 
 @given(st.integers(1, 200), st.integers(1, 199), st.sets(st.integers(1, 199), max_size=30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_bad_end_that_crashes(count: int, turn: int, others: set[int]) -> None:
     turn = min(turn, count)
 
@@ -201,7 +201,7 @@ def test_a_hang_at_the_bad_end_is_bad() -> None:
 
 
 @given(worlds(), st.integers(0, 40), st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_search_that_is_cut_anywhere_goes_on(
     world: tuple[Model, int, dict[int, Outcome | str], bool], after: int, jobs: int
 ) -> None:
@@ -237,7 +237,7 @@ def test_a_search_that_is_cut_anywhere_goes_on(
     st.integers(1, 3),
     st.integers(0, 1000),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_shared_verdicts_are_what_a_run_would_have_said(
     writes: list[int], reads: frozenset[int], jobs: int, seed: int
 ) -> None:
@@ -265,7 +265,7 @@ def test_shared_verdicts_are_what_a_run_would_have_said(
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=5, unique=True), st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_every_turn_that_the_grid_shows(turns: list[int], jobs: int) -> None:
     turns.sort()
 

@@ -31,7 +31,7 @@ class World:
 @given(
     st.integers(2, 1_000_000).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), st.integers(1, 9)
 )
-@settings(max_examples=200)
+@settings(max_examples=60)
 def test_the_turn_is_found(size_turn: tuple[int, int], jobs: int) -> None:
     size, turn = size_turn
     world = World(turn)
@@ -50,7 +50,7 @@ def test_the_turn_is_found(size_turn: tuple[int, int], jobs: int) -> None:
     st.integers(0, 2),
     st.integers(1, 4),
 )
-@settings(max_examples=200)
+@settings(max_examples=60)
 def test_preferred_places_cost_no_more_than_is_allowed(
     case: tuple[int, int, set[int]], spare: int, jobs: int
 ) -> None:
@@ -78,7 +78,7 @@ def test_preferred_places_come_first() -> None:
     ),
     st.integers(1, 5),
 )
-@settings(max_examples=200)
+@settings(max_examples=60)
 def test_skips_never_make_it_wrong(case: tuple[int, int, set[int]], jobs: int) -> None:
     size, turn, skips = case
     found = narrow(0, size, True, World(turn, skips), jobs=jobs)

@@ -109,6 +109,32 @@ def test_a_watched_stack_and_an_exchange() -> None:
     assert kinds[2][:2] == (7, 0x40008)
 
 
+UNALIGNED = """
+    mov ecx, 50
+1:  mov [0x40f1e - 1], rcx
+    mov [0x40003], rcx
+    mov rdx, [0x40f1d]
+    mov [0x40ffd], rcx
+    dec ecx
+    jnz 1b
+    hlt
+"""
+
+
+@pytest.mark.parametrize("physical", [False, True])
+def test_unaligned_accesses_elsewhere_on_the_page_do_not_stop(physical: bool) -> None:
+    engine = Guest(UNALIGNED).engine
+    engine.set_watchpoints([(0x40000, 3, True, True, physical), (0x41008, 8, True, True, physical)])
+    assert engine.run(10**6) == HALT, hex(engine.hit[0]) if engine.hit else ""
+    engine = Guest(UNALIGNED).engine
+    engine.set_watchpoints([(0x4000A, 1, True, True, physical), (0x41004, 1, True, True, physical)])
+    for i in range(3):
+        assert engine.run(10**6) == WATCH
+        assert engine.tick == 3 + 6 * i
+        assert engine.run(10**6) == WATCH
+        assert engine.tick == 5 + 6 * i
+
+
 def test_neighbouring_bytes_do_not_stop() -> None:
     engine = Guest(LOOP).engine
     engine.set_watchpoints([(0x4000C, 8, True, True, False), (0x3FFF8, 8, True, True, False)])

@@ -223,6 +223,9 @@ typedef struct Engine {
     uint64_t *breaks; /* linear addresses */
     Watch *watches;
     int break_count, watch_count;
+    uint64_t asked_addr; /* the last access to a watched page, as QEMU asked for it */
+    uintptr_t asked_ra;
+    int asked_size;
     uint64_t *marks; /* addresses at which blocks may end for a breakpoint: those of `breaks`, and earlier ones */
     int mark_count;
     uint64_t no_break_at, no_break_pc; /* a breakpoint that one has stopped at, or began at */

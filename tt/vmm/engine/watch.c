@@ -147,6 +147,18 @@ static void hit(Engine *e, Watch *w, uint64_t addr, uint64_t paddr, uint64_t siz
 void tt_watch_access(Engine *e, uint64_t addr, uint64_t paddr, int size, int rw, uintptr_t ra)
 {
     uint64_t in_page = PAGE_SIZE - (paddr & (PAGE_SIZE - 1));
+    uint64_t last = e->asked_addr, end = (last & (PAGE_SIZE - 1)) + (uint64_t)e->asked_size;
+    bool again = ra && ra == e->asked_ra && last != addr && (last & ~(uint64_t)(PAGE_SIZE - 1)) == addr
+                 && end == (uint64_t)size;
+
+    e->asked_addr = addr;
+    e->asked_size = size;
+    e->asked_ra = ra;
+    /* For an unaligned access to a page that is asked for each time, QEMU's slow path asks for the
+       page of the byte behind it too, as if it reached from that page's beginning to there.  Where
+       both are one page, that is no access. */
+    if (again)
+        return;
     Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
 
     if (size < 1)
