@@ -26,6 +26,7 @@ from tt.errors import BadInput, UsageError
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _LONGEST_SIGNATURE = 300
 _ANSWER_S = 10
+_CLEAN_UP_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,10 @@ class Processes:
             for process in processes:
                 process.terminate()
             executor.shutdown(wait=False, cancel_futures=True)
+            end = time.monotonic() + 2 * _CLEAN_UP_S
             for process in processes:
-                process.join(_ANSWER_S)
+                process.join(max(0.0, end - time.monotonic()))
+                process.kill()
 
     def _start(self) -> ProcessPoolExecutor:
         if self._executor is None:
@@ -271,6 +274,8 @@ def _begin(parent: int) -> None:
 
 def _end(number: int, frame: object) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what is cleaned up now must not be cut
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which kills, if somebody swallows the exception
+    signal.setitimer(signal.ITIMER_REAL, _CLEAN_UP_S)
     sys.exit(128 + number)
 
 

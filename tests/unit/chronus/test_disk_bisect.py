@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -70,10 +71,15 @@ def turned(at: int) -> Callable[[int], Outcome]:
     return lambda number: Outcome.BAD if number >= at else Outcome.GOOD
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chance = random.Random(5)
-    return history_of(tmp_path, [chance.randrange(1, BLOCKS) for _ in range(400)])
+    return history_of(tmp_path_factory.mktemp("made"), [chance.randrange(1, BLOCKS) for _ in range(400)])
+
+
+@pytest.fixture
+def path(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(made, tmp_path))
 
 
 @pytest.mark.parametrize("at", [1, 2, 137, 399, 400])

@@ -13,8 +13,10 @@ from typing import IO, Any
 # Linux kills the child when the *thread* that made it ends (prctl(2), PR_SET_PDEATHSIG).  The request holds
 # on over exec, so a small program makes it and then becomes the command: code between fork and exec in
 # a process with threads may hang.  If the parent went in the meantime, there is nobody to work for.
+# Core files are for nobody either.
 _BECOME = """
-import ctypes, os, signal, sys
+import ctypes, os, resource, signal, sys
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
