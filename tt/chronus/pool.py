@@ -245,7 +245,7 @@ def look_from(where: Where, probe: Probe, instant: int) -> Look:
     try:
         return _look_from(where, probe, instant)
     except SystemExit as e:  # by `_end`, and cleaned up; the executor would take it for an answer
-        os._exit(int(e.code or 0))
+        _leave(int(e.code or 0))
 
 
 def _look_from(where: Where, probe: Probe, instant: int) -> Look:
@@ -274,9 +274,24 @@ def _begin(parent: int) -> None:
 
 def _end(number: int, frame: object) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what is cleaned up now must not be cut
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which kills, if somebody swallows the exception
+    signal.signal(signal.SIGALRM, lambda _number, _frame: _leave(128 + number))  # if somebody swallows it
     signal.setitimer(signal.ITIMER_REAL, _CLEAN_UP_S)
     sys.exit(128 + number)
+
+
+def _leave(code: int) -> NoReturn:
+    """End this worker now, with the commands that it runs and could not end itself."""
+    own = os.getpgid(0)
+    for listed in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError, ValueError):
+            for pid in map(int, listed.read_text().split()):
+                with contextlib.suppress(OSError):
+                    group = os.getpgid(pid)
+                    if group == own:
+                        os.kill(pid, signal.SIGKILL)
+                    else:
+                        os.killpg(group, signal.SIGKILL)
+    os._exit(code)
 
 
 def _close() -> None:
