@@ -247,7 +247,7 @@ def test_a_killed_server_has_what_it_acknowledged(tmp_path: Path, kind: str) -> 
         for block in safe:  # what was safe before is there now
             found = struct.unpack_from(">QQ", client.read(block * 4096, 4096))
             assert found[1] == block and found[0] >= safe[block]
-        deadline = time.monotonic() + chance.uniform(0.05, 0.8)
+        deadline = time.monotonic() + chance.uniform(0.05, 0.4)
         while time.monotonic() < deadline:
             for _ in range(chance.randrange(1, 20)):
                 number += 1
