@@ -28,7 +28,10 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tt-bugs-") as folder:
         life = options.life or made(Path(folder))
-        facts = [search(life, bug, options.jobs) for bug in _bugs(options.only)]
+        facts = []
+        for bug in _bugs(options.only):
+            facts.append(search(life, bug, options.jobs))
+            print(*list(facts[-1].values())[:-1], sep="  ", file=sys.stderr, flush=True)
     table = bench.Table(
         f"Bugs found, {options.jobs} probes at a time",
         ("bug", "kind", "probe", "writes", "bursts", "probes run", "shared", "seconds", "file named"),
