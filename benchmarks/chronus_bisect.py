@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tt.chronus.bisect import Bisection, Options, bisect
-from tt.chronus.history import History
-from tt.chronus.instant import DiskView, Instant, TrackedView
-from tt.chronus.live import create
-from tt.chronus.verdicts import Outcome, Verdict
+from tt.chronus.search.bisect import Bisection, Options, bisect
+from tt.chronus.search.verdicts import Outcome, Verdict
+from tt.chronus.store.history import History
+from tt.chronus.store.instant import DiskView, Instant, TrackedView
+from tt.chronus.store.live import create
 from tt.log.disk_rows import ChangeKind
 from tt.log.disk_writer import DiskWriter
 

@@ -60,9 +60,9 @@ def search(life: Path, bug: Any, jobs: int) -> dict[str, Any]:
     from chronus_bugs import milestones
     from test_chronus_bugs import probe_of, span_of
 
-    from tt.chronus.bisect import Options, bisect
-    from tt.chronus.history import History
-    from tt.chronus.why import explain
+    from tt.chronus.search.bisect import Options, bisect
+    from tt.chronus.store.history import History
+    from tt.chronus.why.finding import explain
 
     with History.open(life) as history:
         at = {text: history.instant_at_tick(tick) for text, tick in milestones(history.trace).items()}

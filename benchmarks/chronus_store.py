@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tt.chronus.history import History
-from tt.chronus.live import create
+from tt.chronus.store.history import History
+from tt.chronus.store.live import create
 from tt.log.disk_rows import ChangeKind
 from tt.log.disk_writer import DiskWriter
 

@@ -60,7 +60,7 @@ def prepared(guest: Path, folder: Path) -> Path:
 
 def run(image: Path, out: Path | None, raw: Path | None, checkpoint_ticks: int | None) -> dict[str, Any]:
     """Boot the guest, run the workload, and return how long it took and what it wrote."""
-    import tt.record
+    import tt.recording
     from tt.events import Event, Kind
     from tt.vmm.config import configure_pc
     from tt.vmm.live import LiveSource, seeded_entropy
@@ -81,8 +81,8 @@ def run(image: Path, out: Path | None, raw: Path | None, checkpoint_ticks: int |
             written[1] += len(event.data)
 
     if raw is not None:
-        tt.record.open_disks = lambda *_args, **_options: [RawFile(raw)]  # type: ignore[attr-defined]
-    tt.record.record(
+        tt.recording.open_disks = lambda *_args, **_options: [RawFile(raw)]  # type: ignore[attr-defined]
+    tt.recording.record(
         configure_pc(image, epoch=bench.EPOCH), out, LiveSource(script=[b"/root/mix\n"]), overwrite=True,
         entropy=seeded_entropy(1), on_event=see, checkpoint_ticks=checkpoint_ticks,
     )  # fmt: skip

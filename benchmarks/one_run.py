@@ -30,17 +30,17 @@ def record_guest(
 ) -> dict[str, Any]:
     """Record a guest headless until it waits for input, or run it the same way with logging off.
 
-    The lines of `script` are typed at its prompts.  `settings` replaces constants of `tt.record`.
+    The lines of `script` are typed at its prompts.  `settings` replaces constants of `tt.recording`.
     """
-    import tt.record
+    import tt.recording
     from tt.cli.keyboard import script_lines
     from tt.vmm.engine import FOREVER
     from tt.vmm.live import LiveSource, seeded_entropy
 
     for name, value in (settings or {}).items():
-        getattr(tt.record, name)  # a name that is gone would otherwise change nothing
-        setattr(tt.record, name, value)
-    result = tt.record.record(
+        getattr(tt.recording, name)  # a name that is gone would otherwise change nothing
+        setattr(tt.recording, name, value)
+    result = tt.recording.record(
         _config(guest, epoch),
         Path(out) if out else None,
         LiveSource(script=script_lines(script.encode())),
@@ -55,7 +55,7 @@ def alternate(
     guest: str, out: str, rounds: int, ticks: int | None = None, epoch: int = 0
 ) -> dict[str, list[dict[str, float]]]:
     """Run a guest with logging off and recorded in turns, in this one process, start-up left out."""
-    from tt.record import record
+    from tt.recording import record
     from tt.vmm.engine import FOREVER
 
     config = _config(guest, epoch)
@@ -101,7 +101,7 @@ def open_trace(trace: str) -> dict[str, Any]:
 
 def boot(guest: str, double: bool = False, ticks: int | None = None, epoch: int = 0) -> dict[str, Any]:
     """Boot with logging off, timing only the run itself; `double` executes the tick bookkeeping twice."""
-    from tt.record import record
+    from tt.recording import record
     from tt.vmm.engine import FOREVER
 
     def start(machine: Any) -> None:

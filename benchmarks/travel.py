@@ -306,7 +306,7 @@ def measure_opening(found: Found, path: Path, rounds: int) -> None:
 
 
 def record_command(options: argparse.Namespace, out: Path | None, **settings: int) -> list[str]:
-    """Return the command that records the workload, with constants of `tt.record` replaced."""
+    """Return the command that records the workload, with constants of `tt.recording` replaced."""
     return bench.tt_run(
         "record",
         guest=options.image,

@@ -29,7 +29,7 @@ def denali_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_trace(denali_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a recording of the demo guest."""
-    from tt.record import record
+    from tt.recording import record
     from tt.vmm.config import configure
 
     path = tmp_path_factory.mktemp("traces") / "demo.tt"

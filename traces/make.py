@@ -19,7 +19,7 @@ from pathlib import Path
 from tt.guests import denali
 from tt.log import Trace, TraceWriter
 from tt.log.schema import VERSION
-from tt.record import record
+from tt.recording import record
 from tt.replay import verify
 from tt.vmm.config import DiskConfig, configure_denali
 from tt.vmm.live import LiveSource

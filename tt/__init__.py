@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tt.errors import BadInput, Divergence, EngineError, TTError, UsageError
     from tt.log import Trace
-    from tt.record import Recording, record
+    from tt.recording import Recording, record
     from tt.replay import Replay, Verdict, verify
     from tt.travel import Timeline
     from tt.vmm.config import MachineConfig, configure
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     **dict.fromkeys(("BadInput", "Divergence", "EngineError", "TTError", "UsageError"), "tt.errors"),
     "Trace": "tt.log",
-    "Recording": "tt.record",
+    **dict.fromkeys(("Recording", "record"), "tt.recording"),
     **dict.fromkeys(("Replay", "Verdict", "verify"), "tt.replay"),
     **dict.fromkeys(("MachineConfig", "configure"), "tt.vmm.config"),
     "LiveSource": "tt.vmm.live",
@@ -73,9 +73,6 @@ def __getattr__(name: str) -> Any:
     """Load a public name (PEP 562)."""
     if name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)
-    elif name == "record":
-        # The module itself: it can be called, and the import system would put it under this name anyway.
-        value = import_module("tt.record")
     elif name == "open":
         value = import_module("tt.log").Trace.open
     elif name == "__version__":

@@ -30,7 +30,7 @@ class Kind(IntEnum):
 
 
 EDITS = (Kind.EDIT_REGISTER, Kind.EDIT_MEMORY, Kind.EDIT_DISK)
-"""What somebody changed by hand at the beginning or in the course of a fork (`tt.travel.fork`)."""
+"""What somebody changed by hand at the beginning or in the course of a fork (`tt.travel.branches.fork`)."""
 
 
 class Event(NamedTuple):

@@ -12,7 +12,7 @@ from tt.events import EDITS, Event, Kind
 from tt.log import ConsoleCoalescer, EventsAhead, Trace, contents_digest
 from tt.log.checkpoints import PAGE, StoredCheckpoint, set_bits
 from tt.log.disk_writer import DISK_ONLY
-from tt.record import state_digest
+from tt.recording import state_digest
 from tt.vmm.config import MachineConfig, build_machine, open_disks
 from tt.vmm.engine import FOREVER
 from tt.vmm.machine import Machine

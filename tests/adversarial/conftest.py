@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from adversary_rig import BUSY, KIT, debian_image, demo_config
 
-from tt.record import record
+from tt.recording import record
 from tt.vmm.denali.guest_build import build_guest, build_kit
 
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from tt.errors import TTError
-from tt.record import record
+from tt.recording import record
 from tt.vmm import live
 from tt.vmm.config import configure_denali, configure_pc
 from tt.vmm.engine import FOREVER

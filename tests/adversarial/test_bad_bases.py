@@ -12,7 +12,7 @@ from adversary_rig import EPOCH, elf_kernel, fill_noise
 
 from tt.errors import BadInput
 from tt.log import Trace
-from tt.record import record
+from tt.recording import record
 from tt.replay import Replay, verify
 from tt.vmm.config import MachineConfig, configure_denali, configure_pc
 

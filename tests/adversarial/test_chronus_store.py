@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tt.chronus import spool
-from tt.chronus.history import History
-from tt.chronus.live import LiveDisk, create
+from tt.chronus.store import spool
+from tt.chronus.store.history import History
+from tt.chronus.store.live import LiveDisk, create
 from tt.errors import BadInput, TTError
 from tt.log.schema import row_crc
 
@@ -23,8 +23,8 @@ BLOCKS = 512
 CHILD = """
 import sys
 from pathlib import Path
-from tt.chronus import spool
-from tt.chronus.live import LiveDisk
+from tt.chronus.store import spool
+from tt.chronus.store.live import LiveDisk
 sys.path.insert(0, {here!r})
 from test_chronus_store import BLOCKS, contents
 spool.SEGMENT_BYTES = 1 << 20

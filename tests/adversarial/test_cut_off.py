@@ -16,7 +16,7 @@ from adversary_rig import child, demo_config
 
 from tt.errors import BadInput, TTError
 from tt.log import Trace
-from tt.record import record
+from tt.recording import record
 from tt.replay import Replay
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tt.errors import BadInput
 from tt.log import Trace
-from tt.record import record
+from tt.recording import record
 from tt.replay import verify
 from tt.vmm.config import configure_denali, configure_pc
 

@@ -13,10 +13,10 @@ sys.path.append(str(Path(__file__).parents[1] / "unit" / "chronus"))
 
 from file_rig import FILES, edited, make_ext, put
 
-from tt.chronus.changes import pair_renames
-from tt.chronus.difference import DiskIndex, diff, written_blocks
-from tt.chronus.instant import DiskView
-from tt.chronus.touched import regions
+from tt.chronus.files.changes import pair_renames
+from tt.chronus.files.difference import DiskIndex, diff, written_blocks
+from tt.chronus.files.touched import regions
+from tt.chronus.store.instant import DiskView
 from tt.errors import BadInput
 
 

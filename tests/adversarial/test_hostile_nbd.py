@@ -17,11 +17,11 @@ import pytest
 from adversary_rig import ROOT
 from nbd_rig import Client, named, request
 
-from tt.chronus.history import History
 from tt.chronus.nbd import RawFileExport, Server, serving
 from tt.chronus.nbd import protocol as nbd
 from tt.chronus.nbd.negotiation import MAX_OPTION
 from tt.chronus.nbd.server import MAX_CLIENTS
+from tt.chronus.store.history import History
 
 SIZE = 4 << 20
 

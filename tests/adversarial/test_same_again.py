@@ -12,7 +12,7 @@ import pytest
 from adversary_rig import child, debian_config, demo_config
 
 from tt.log import Trace
-from tt.record import record
+from tt.recording import record
 from tt.replay import Replay
 from tt.vmm.config import MachineConfig
 

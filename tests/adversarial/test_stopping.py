@@ -9,7 +9,7 @@ import pytest
 from adversary_rig import EPOCH, demo_config, elf_kernel
 
 from tt.log import Trace
-from tt.record import record
+from tt.recording import record
 from tt.replay import verify
 from tt.vmm.config import configure_pc
 from tt.vmm.live import LiveSource

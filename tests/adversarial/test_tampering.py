@@ -9,7 +9,7 @@ import pytest
 from adversary_rig import debian_config
 
 from tt.log import Trace
-from tt.record import record
+from tt.recording import record
 from tt.replay import verify
 from tt.vmm.engine import FOREVER
 from tt.vmm.machine import Machine, Stop

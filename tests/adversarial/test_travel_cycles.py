@@ -15,7 +15,7 @@ from cycles_rig import Reference, Walker, reference
 
 from tt.log import BackgroundWriter, Trace
 from tt.log.checkpoints import CheckpointWriter
-from tt.record import record
+from tt.recording import record
 from tt.travel import Timeline
 from tt.travel.stops import Catchpoint
 from tt.vmm.config import MachineConfig
@@ -48,8 +48,8 @@ def recorded(
     defaults = CheckpointWriter.__init__.__kwdefaults__
     assert defaults is not None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tt.record.CHECKPOINT_EVERY_TICKS", every)
-        patch.setattr("tt.record.TICKS_PER_PAGE", ticks_per_page)
+        patch.setattr("tt.recording.CHECKPOINT_EVERY_TICKS", every)
+        patch.setattr("tt.recording.TICKS_PER_PAGE", ticks_per_page)
         patch.setattr(BackgroundWriter, "behind", False)  # the same checkpoints each time
         patch.setitem(defaults, "most", most)
         record(config, path, entropy=seeded_entropy(1), **options)

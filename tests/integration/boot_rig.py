@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tt.events import Event, Kind
 from tt.log import Trace
-from tt.record import Recording, record
+from tt.recording import Recording, record
 from tt.replay import Replay
 from tt.vmm.config import MachineConfig
 from tt.vmm.live import LiveSource, seeded_entropy

@@ -16,15 +16,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 from chronus_bugs import BUGS, Bug, life, milestones, script_image
 
-from tt.chronus.bisect import Bisection, Options, bisect
-from tt.chronus.history import History
 from tt.chronus.probes.files import FilesProbe
 from tt.chronus.probes.guest import GuestProbe
 from tt.chronus.runners.runner import setup_of
-from tt.chronus.verdicts import Probe
-from tt.chronus.why import explain
+from tt.chronus.search.bisect import Bisection, Options, bisect
+from tt.chronus.search.verdicts import Probe
+from tt.chronus.store.history import History
+from tt.chronus.why.finding import explain
 from tt.guests.apt import cache_directory
-from tt.record import record
+from tt.recording import record
 from tt.vmm.config import configure
 from tt.vmm.live import LiveSource, seeded_entropy
 

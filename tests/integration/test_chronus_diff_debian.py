@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tt.chronus.blame import blame
-from tt.chronus.difference import DiskIndex, diff, pair_renames
-from tt.chronus.history import History
+from tt.chronus.files.blame import blame
+from tt.chronus.files.difference import DiskIndex, diff, pair_renames
+from tt.chronus.store.history import History
 from tt.cli.chronus.main import main
 from tt.cli.main import main as tt_main
 

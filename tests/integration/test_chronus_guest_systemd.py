@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from test_boot_debootstrap import image as debootstrapped  # noqa: F401
 
-from tt.chronus.instant import ImageView
 from tt.chronus.probes.guest import GuestProbe
 from tt.chronus.runners import warm
 from tt.chronus.runners.runner import Setup
-from tt.chronus.verdicts import Outcome, Verdict
+from tt.chronus.search.verdicts import Outcome, Verdict
+from tt.chronus.store.instant import ImageView
 
 pytestmark = pytest.mark.slow
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from boot_sector import talking_disk
 
-from tt.chronus.instant import DiskView, ImageView
 from tt.chronus.probes.console import ConsoleProbe
 from tt.chronus.probes.guest import GuestProbe
 from tt.chronus.probes.run import RunProbe
 from tt.chronus.runners.kvm import runs
 from tt.chronus.runners.qemu import BINARY, QemuGuest, QemuRunner
 from tt.chronus.runners.runner import CannotBoot, Setup
-from tt.chronus.verdicts import Outcome, ProbeError
+from tt.chronus.search.verdicts import Outcome, ProbeError
+from tt.chronus.store.instant import DiskView, ImageView
 from tt.errors import BadInput
 
 pytestmark = [
@@ -115,7 +115,7 @@ def test_the_self_test_runs_without_kvm() -> None:
 _PARENT = """
 import sys
 from pathlib import Path
-from tt.chronus.instant import ImageView
+from tt.chronus.store.instant import ImageView
 from tt.chronus.runners.qemu import QemuRunner
 from tt.chronus.runners.runner import Setup
 guest = QemuRunner(firmware=True).start(ImageView(Path(sys.argv[1])), Setup())

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from cli_rig import ROOT
 
-from tt.chronus.history import History
 from tt.chronus.nbd import RawFileExport, serving
+from tt.chronus.store.history import History
 from tt.cli.chronus.main import main
 
 SIZE = 2 << 20

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tt.chronus.bursts import Burst
-from tt.chronus.changes import Change, pair_renames
-from tt.chronus.difference import DiskIndex
-from tt.chronus.history import History
-from tt.chronus.writer import Author, Writers
+from tt.chronus.files.changes import Change, pair_renames
+from tt.chronus.files.difference import DiskIndex
+from tt.chronus.store.bursts import Burst
+from tt.chronus.store.history import History
+from tt.chronus.why.writer import Author, Writers
 from tt.cli.chronus.main import main
 from tt.cli.main import main as tt_main
 

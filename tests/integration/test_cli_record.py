@@ -310,7 +310,7 @@ def test_the_public_names() -> None:
         "import sys, tt\n"
         "assert 'unicorn' not in sys.modules and 'sqlite3' not in sys.modules\n"
         "for name in tt.__all__: getattr(tt, name)\n"
-        "from tt.record import record, Recording\n"
+        "from tt.recording import record, Recording\n"
         "assert callable(tt.record) and tt.Recording is Recording and tt.__version__\n"
         "assert set(tt.__all__) <= set(dir(tt))\n"
     )

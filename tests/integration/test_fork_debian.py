@@ -9,11 +9,11 @@ import pytest
 
 from tt.events import Kind
 from tt.log import Trace
-from tt.record import record
+from tt.recording import record
 from tt.replay import verify
 from tt.travel import Timeline
-from tt.travel.compare import first_difference
-from tt.travel.family import family
+from tt.travel.branches.compare import first_difference
+from tt.travel.branches.family import family
 from tt.vmm.config import configure
 from tt.vmm.live import LiveSource
 

@@ -53,7 +53,7 @@ int main(void)
 @pytest.fixture(scope="module")
 def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a recording of a guest with functions that gdb can step through, its source beside it."""
-    from tt.record import record
+    from tt.recording import record
     from tt.vmm.config import configure
     from tt.vmm.denali.guest_build import KIT, build_guest
 

@@ -17,7 +17,7 @@ TICKS = 2_000_000_000
 
 @pytest.fixture(scope="module")
 def recording(debian_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tt.record import record
+    from tt.recording import record
     from tt.vmm.config import configure
 
     path = tmp_path_factory.mktemp("gdb") / "debian.tt"

@@ -14,7 +14,7 @@ from tt.events import Kind
 from tt.gdb.handlers import Context, broke_in
 from tt.gdb.motion import Motion
 from tt.log import Trace
-from tt.record import record
+from tt.recording import record
 from tt.symbols import for_timeline
 from tt.travel import Timeline
 from tt.travel.stops import Watchpoint

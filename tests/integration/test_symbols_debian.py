@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tt.log import Trace
-from tt.record import record
+from tt.recording import record
 from tt.replay import Replay
 from tt.symbols import Stack, SymbolTable, for_timeline, of_machine, walk
 from tt.symbols.guest import of_kernel_image

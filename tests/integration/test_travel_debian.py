@@ -23,7 +23,7 @@ STRETCH = 2_500
 
 @pytest.fixture(scope="module")
 def trace(debian_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trace]:
-    from tt.record import record
+    from tt.recording import record
     from tt.vmm.config import configure
 
     path = tmp_path_factory.mktemp("traces") / "debian.tt"

@@ -11,7 +11,7 @@ from cli_rig import ROOT
 
 from tt.guests import denali
 from tt.log import Trace
-from tt.record import record
+from tt.recording import record
 from tt.symbols import for_timeline
 from tt.travel import Timeline
 from tt.vmm.config import configure

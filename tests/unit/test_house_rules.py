@@ -17,7 +17,7 @@ MODULES = [path for path in FILES if path.suffix == ".py"]
 
 # Which rooms a room may import from, beside itself: docs/design.md, "Rooms and the direction of imports".
 BASE = {"errors", "events", "position"}
-RECORDING = BASE | {"log", "vmm", "record", "replay"}
+RECORDING = BASE | {"log", "vmm", "recording", "replay"}
 TRAVELLING = RECORDING | {"inspect", "travel", "symbols", "chronus"}
 MAY_IMPORT = {
     "errors": set(),
@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "log": BASE,
     "vmm": BASE,
     "guests": BASE | {"vmm"},
-    "record": BASE | {"log", "vmm"},
+    "recording": BASE | {"log", "vmm"},
     "replay": RECORDING,
     "symbols": RECORDING,
     "inspect": RECORDING | {"symbols"},
@@ -37,6 +37,9 @@ MAY_IMPORT = {
     "cli": TRAVELLING | {"guests", "shell", "gdb", ""},
     "": TRAVELLING | {"guests"},  # tt/__init__.py, the public face
 }
+
+# The rooms inside chronus, each of which may import from those before it.
+CHRONUS = ("store", "files", "nbd", "search", "runners", "probes", "why", "report")
 
 
 def room(module: str) -> str:
@@ -81,6 +84,22 @@ def test_imports_go_one_way(path: Path) -> None:
             assert there == here or there in MAY_IMPORT[here], f"{where(path, line)}: {here} imports {name}"
 
 
+@pytest.mark.parametrize("here", CHRONUS)
+def test_the_rooms_of_chronus_have_an_order(here: str) -> None:
+    folder = PACKAGE / "chronus" / here
+    before = CHRONUS[: CHRONUS.index(here) + 1]
+    for path in sorted(folder.rglob("*.py")):
+        for line, name in imported(path):
+            parts = name.split(".")
+            if parts[:2] == ["tt", "chronus"]:
+                assert parts[2] in before, f"{where(path, line)}: chronus/{here} imports {name}"
+
+
+def test_every_module_of_chronus_is_in_a_room() -> None:
+    inside = {path.name for path in (PACKAGE / "chronus").iterdir() if path.name != "__pycache__"}
+    assert inside == {"__init__.py", *CHRONUS}
+
+
 def test_only_the_engine_knows_unicorn() -> None:
     for path in FILES:
         if (PACKAGE / "vmm" / "engine") not in path.parents:
@@ -97,7 +116,9 @@ def test_a_trace_can_be_read_without_unicorn() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = done.stdout.split()
     assert "tt.log.reader" in loaded
-    assert not [name for name in loaded if name.startswith(("unicorn", "tt.vmm", "tt.record", "tt.replay"))]
+    assert not [
+        name for name in loaded if name.startswith(("unicorn", "tt.vmm", "tt.recording", "tt.replay"))
+    ]
 
 
 # ---- nondeterminism

@@ -19,7 +19,7 @@ from tt.position import format_tick
 
 if TYPE_CHECKING:
     from tt.cli.parser import Subparsers
-    from tt.record import Recording
+    from tt.recording import Recording
 
 _KINDS = {
     "TIMER": "timer interrupts",
@@ -88,7 +88,7 @@ def play(trace_path: Path, scratch: Path) -> Demo:
     """Record the demo guest into `trace_path` and replay it; raises `Divergence` should they differ."""
     from tt.guests.denali import demo_guest
     from tt.log import Trace
-    from tt.record import record
+    from tt.recording import record
     from tt.replay import Replay
     from tt.vmm.config import configure_denali
 

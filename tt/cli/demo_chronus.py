@@ -13,8 +13,8 @@ from tt.cli.output import format_size, print_json
 from tt.cli.paths import free_name
 
 if TYPE_CHECKING:
-    from tt.chronus.bisect import Bisection, Probed
-    from tt.chronus.why import Finding
+    from tt.chronus.search.bisect import Bisection, Probed
+    from tt.chronus.why.finding import Finding
 
 _GUEST = "demo-debian-1"  # in the cache; counted up when the demo wants another guest
 PROBE = "wget -qO- http://127.0.0.1/ | grep -q 'It works'"
@@ -62,14 +62,14 @@ def run(args: argparse.Namespace) -> int:
 
 def play(path: Path, say: Callable[[str], None]) -> tuple[Bisection, Finding, dict[str, Any]]:
     """Record a server's life into `path`, find what broke it, and say why."""
-    from tt.chronus.bisect import Options, bisect
-    from tt.chronus.history import History
     from tt.chronus.probes.guest import GuestProbe
     from tt.chronus.report.terminal import render
     from tt.chronus.runners.runner import setup_of
-    from tt.chronus.why import explain
+    from tt.chronus.search.bisect import Options, bisect
+    from tt.chronus.store.history import History
+    from tt.chronus.why.finding import explain
     from tt.cli.keyboard import script_lines
-    from tt.record import record
+    from tt.recording import record
     from tt.vmm.config import configure
     from tt.vmm.live import LiveSource, seeded_entropy
 

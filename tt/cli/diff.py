@@ -16,7 +16,7 @@ from tt.errors import UsageError
 if TYPE_CHECKING:
     from tt.cli.parser import Subparsers
     from tt.travel import Timeline
-    from tt.travel.compare import Difference
+    from tt.travel.branches.compare import Difference
 
 
 def register(subparsers: Subparsers) -> None:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _timelines(left: Timeline, right: Timeline, args: argparse.Namespace) -> int:
-    from tt.travel.compare import first_difference
+    from tt.travel.branches.compare import first_difference
 
     parting = first_difference(left, right, args.limit)
     if args.json:
@@ -82,7 +82,7 @@ def _timelines(left: Timeline, right: Timeline, args: argparse.Namespace) -> int
 
 
 def _moments(left: Timeline, right: Timeline, ticks: tuple[int, int], args: argparse.Namespace) -> int:
-    from tt.travel.compare import diff_states
+    from tt.travel.branches.compare import diff_states
 
     left.seek(ticks[0])
     right.seek(ticks[1])

@@ -16,7 +16,7 @@ from tt.position import GRAMMAR, format_tick
 
 if TYPE_CHECKING:
     from tt.cli.parser import Subparsers
-    from tt.travel.fork import Fork
+    from tt.travel.branches.fork import Fork
 
 
 def register(subparsers: Subparsers) -> None:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """Make the fork, let it run, and say what came of it."""
     from tt.log import Trace
     from tt.travel import Timeline
-    from tt.travel.fork import Fork
+    from tt.travel.branches.fork import Fork
 
     ticks = None if args.ticks is None else _number(args.ticks.replace(",", "").replace("_", ""), "--ticks")
     if ticks is not None and ticks < 1:

@@ -17,7 +17,7 @@ from tt.position import format_tick
 
 if TYPE_CHECKING:
     from tt.cli.parser import Subparsers
-    from tt.record import Recording
+    from tt.recording import Recording
 
 _LAST_EPOCH = 253_402_300_799  # the end of the year 9999, as far as the CMOS clock counts
 
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
     from tt.cli import keyboard
     from tt.events import Event, Kind
-    from tt.record import record
+    from tt.recording import record
     from tt.vmm.config import configure, parse_size
     from tt.vmm.live import LiveSource, seeded_entropy
 

@@ -31,7 +31,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the tree."""
-    from tt.travel.family import family, render
+    from tt.travel.branches.family import family, render
 
     node = family(args.trace)
     if args.json:

@@ -21,7 +21,7 @@ from tt.symbols import for_timeline, walk
 
 if TYPE_CHECKING:
     from tt.travel import Timeline
-    from tt.travel.fork import Fork
+    from tt.travel.branches.fork import Fork
 
 _FLUSH = "type `maintenance flush register-cache`: gdb still shows where you were"
 _MOST_EVENTS = 1000

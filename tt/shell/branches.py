@@ -34,7 +34,7 @@ def fork(session: Session, arguments: Arguments) -> Answer:
     and all of that is recorded as a trace of its own, beside this one.  `close` seals it; then you can travel
     in it.
     """
-    from tt.travel.fork import Fork
+    from tt.travel.branches.fork import Fork
 
     if session.live is not None:
         raise UsageError("this is a live branch already: `close` it first")
@@ -119,7 +119,7 @@ def close(session: Session, arguments: Arguments) -> Answer:
 )  # fmt: skip
 def timelines(session: Session, arguments: Arguments) -> Answer:
     """Draw the tree of recordings that this one belongs to."""
-    from tt.travel.family import family, render
+    from tt.travel.branches.family import family, render
 
     node = family(session.trace.path)
     return Answer({"tree": node.root.plain(), "here": str(session.trace.path)}, render(node))
@@ -147,7 +147,7 @@ def switch(session: Session, arguments: Arguments) -> Answer:
     except BaseException:
         trace.close()
         raise
-    from tt.travel.family import trace_name
+    from tt.travel.branches.family import trace_name
 
     session.enter(timeline, trace_name(trace))
     return session.arrive([f"in {printable(str(path))}; `close` comes back"], {"path": str(path)})
@@ -226,7 +226,7 @@ def gdb(session: Session, arguments: Arguments) -> Answer:
 
 def timeline_path(session: Session, name: str) -> Path:
     """Return the file of a timeline, by its name in the tree or by path; raises `UsageError`."""
-    from tt.travel.family import family
+    from tt.travel.branches.family import family
 
     node = family(session.trace.path)
     for each in node.root.walk():

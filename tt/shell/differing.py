@@ -24,7 +24,7 @@ _SHOWN = 20  # differences of each kind
 def moments(session: Session, first: int, second: int) -> Answer:
     """Compare the states at two ticks of this recording."""
     from tt.travel import Timeline
-    from tt.travel.compare import diff_states
+    from tt.travel.branches.compare import diff_states
 
     trace = session.trace
     one = Timeline(trace, session.bases, progress=session.heed)
@@ -47,7 +47,7 @@ def moments(session: Session, first: int, second: int) -> Answer:
 def recordings(session: Session, paths: Sequence[Path]) -> Answer:
     """Find where two recordings part: the one given, or two, and this one."""
     from tt.travel import Timeline
-    from tt.travel.compare import first_difference
+    from tt.travel.branches.compare import first_difference
 
     opened = [Trace.open(path) for path in paths]
     try:

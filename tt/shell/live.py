@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tt.log import Trace
     from tt.shell.session import Session
-    from tt.travel.fork import Fork
+    from tt.travel.branches.fork import Fork
     from tt.vmm.machine import Machine
 
 _SLICE_TICKS = 5_000_000

@@ -8,7 +8,7 @@ from pathlib import Path
 from tt.errors import UsageError
 from tt.log import Trace
 from tt.log.index import CheckpointIndex
-from tt.record import CHECKPOINT_EVERY_TICKS, CHECKPOINT_RAM
+from tt.recording import CHECKPOINT_EVERY_TICKS, CHECKPOINT_RAM
 from tt.replay import Replay
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tt.errors import BadInput, Divergence, UsageError
 from tt.log import Trace
 from tt.log.checkpoints import StoredCheckpoint
-from tt.record import state_digest
+from tt.recording import state_digest
 from tt.replay import TraceSource, config_of, extract_embedded
 from tt.travel import search, sources, stepping, writes
 from tt.travel.checkpoints import ODD_STATE, CheckpointStore
@@ -25,7 +25,7 @@ from tt.vmm.config import build_machine, open_disks
 from tt.vmm.machine import Machine
 
 if TYPE_CHECKING:
-    from tt.travel.fork import Fork
+    from tt.travel.branches.fork import Fork
 
 MEMORY_BUDGET = 1 << 30
 SPACING_TICKS = 10_000_000
@@ -230,8 +230,8 @@ class Timeline:
         script: Sequence[bytes] = (),
         progress: Callable[[int], None] | None = None,
     ) -> Fork:
-        """Return a live machine that stands here, its run recorded at `path`; see `tt.travel.fork.Fork`."""
-        from tt.travel.fork import Fork
+        """Return a live machine that stands here, its run recorded at `path`: see `Fork`."""
+        from tt.travel.branches.fork import Fork
 
         return Fork(self, path, name, keep_inputs=keep_inputs, script=script, progress=progress)
 

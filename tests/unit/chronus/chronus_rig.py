@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tt.chronus.live import LiveDisk, create
+from tt.chronus.store.live import LiveDisk, create
 
 
 def some_image(path: Path, size: int, seed: int = 1) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from file_rig import FILES, edited, make_ext, put
 
-from tt.chronus.importing import import_images, pictures
+from tt.chronus.store.importing import import_images, pictures
 from tt.cli.chronus.main import main
 
 OPTIONS = ["--no-why", "--good", "b1"]

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tt.chronus import bisect as module
-from tt.chronus.bisect import Bisection, NothingToFind, Options, bisect
-from tt.chronus.history import History
-from tt.chronus.pool import Look
-from tt.chronus.verdicts import Outcome, Probe, ProbeError, Verdict
+from tt.chronus.search import bisect as module
+from tt.chronus.search.bisect import Bisection, NothingToFind, Options, bisect
+from tt.chronus.search.pool import Look
+from tt.chronus.search.verdicts import Outcome, Probe, ProbeError, Verdict
+from tt.chronus.store.history import History
 
 Answer = Callable[[int], Outcome | str]
 

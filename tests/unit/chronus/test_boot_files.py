@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tt.chronus.instant import ImageView
 from tt.chronus.runners.boot_files import boot_files, command_line
 from tt.chronus.runners.runner import CannotBoot, Setup
-from tt.chronus.verdicts import ProbeError
+from tt.chronus.search.verdicts import ProbeError
+from tt.chronus.store.instant import ImageView
 
 INIT = ("/bin/sh", "/dev/vdb")
 

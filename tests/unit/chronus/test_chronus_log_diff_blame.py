@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from file_rig import FILES, edited, make_ext, put
 
-from tt.chronus.blame import blame
-from tt.chronus.difference import DiskIndex
-from tt.chronus.history import History
-from tt.chronus.importing import import_images, pictures
+from tt.chronus.files.blame import blame
+from tt.chronus.files.difference import DiskIndex
+from tt.chronus.store.history import History
+from tt.chronus.store.importing import import_images, pictures
 from tt.cli.chronus.main import main
 
 

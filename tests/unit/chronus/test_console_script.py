@@ -22,7 +22,7 @@ from tt.chronus.probes.script import (
     Watch,
     parse_script,
 )
-from tt.chronus.verdicts import Outcome
+from tt.chronus.search.verdicts import Outcome
 from tt.errors import BadInput
 
 

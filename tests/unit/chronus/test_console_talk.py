@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tt.chronus.probes.console import Conversation, Transcript
 from tt.chronus.probes.script import parse_script
-from tt.chronus.verdicts import Outcome, ProbeError, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
 
 
 def talk(story: Story, script: str, timeout_s: float = 1000.0) -> tuple[Verdict, ToldGuest]:

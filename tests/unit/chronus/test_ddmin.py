@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tt.chronus.ddmin import ddmin
+from tt.chronus.why.ddmin import ddmin
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tt.chronus.bisect import NothingToFind, Options, Probed, bisect, default_log
-from tt.chronus.history import History
-from tt.chronus.instant import DiskView, Instant, TrackedView
-from tt.chronus.live import create
-from tt.chronus.verdict_log import VerdictLog, parse, plain, read
-from tt.chronus.verdicts import Outcome, ProbeError, Verdict
+from tt.chronus.search.bisect import NothingToFind, Options, Probed, bisect, default_log
+from tt.chronus.search.verdict_log import VerdictLog, parse, plain, read
+from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
+from tt.chronus.store.history import History
+from tt.chronus.store.instant import DiskView, Instant, TrackedView
+from tt.chronus.store.live import create
 from tt.errors import UsageError
 from tt.log.disk_rows import ChangeKind
 from tt.log.disk_writer import DiskWriter

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from file_rig import FILES, edited, make_ext, need, put
 
-from tt.chronus.checkout import Checkout
-from tt.chronus.extract import extract, inside_link
-from tt.chronus.files import Tree
-from tt.chronus.history import History
-from tt.chronus.importing import import_images, pictures
-from tt.chronus.instant import ImageView
+from tt.chronus.files.checkout import Checkout
+from tt.chronus.files.extract import extract, inside_link
+from tt.chronus.files.tree import Tree
 from tt.chronus.probes.files import FilesProbe
-from tt.chronus.verdicts import Outcome, ProbeError
+from tt.chronus.search.verdicts import Outcome, ProbeError
+from tt.chronus.store.history import History
+from tt.chronus.store.importing import import_images, pictures
+from tt.chronus.store.instant import ImageView
 from tt.cli.chronus.main import main
 from tt.errors import BadInput, UsageError
 from tt.vmm.boot.filetree import NotFound

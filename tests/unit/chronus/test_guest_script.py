@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tt.chronus.probes.guest_script import DISK_SIZE, MAX_COMMAND, OUTPUT_SIZE, read_answer, script_disk
-from tt.chronus.verdicts import ProbeError
+from tt.chronus.search.verdicts import ProbeError
 
 SHELLS = [["dash"], ["bash"], ["bash", "--posix"]]
 TOOLS = ("cat", "tail", "head", "awk", "od")

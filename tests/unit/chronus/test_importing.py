@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from chronus_rig import some_image
 
-from tt.chronus.history import History
+from tt.chronus.store.history import History
 from tt.cli.chronus.main import main
 
 needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from file_rig import edited, make_ext, need, put
 
-from tt.chronus.difference import diff
-from tt.chronus.files import Tree
-from tt.chronus.instant import DiskView, ImageView
-from tt.chronus.minimize import Trial, judge_of, minimize
-from tt.chronus.patch import Delta, deltas
-from tt.chronus.verdicts import Outcome, Verdict
+from tt.chronus.files.difference import diff
+from tt.chronus.files.patch import Delta, deltas
+from tt.chronus.files.tree import Tree
+from tt.chronus.search.verdicts import Outcome, Verdict
+from tt.chronus.store.instant import DiskView, ImageView
+from tt.chronus.why.minimize import Trial, judge_of, minimize
 
 GOOD, BAD = Verdict(Outcome.GOOD), Verdict(Outcome.BAD)
 FILES = {f"etc/conf.d/{number:02}": f"setting {number}\n".encode() for number in range(20)}

@@ -12,11 +12,11 @@ import pytest
 from chronus_rig import lived, some_image
 from nbd_rig import Client, named, request
 
-from tt.chronus.history import History
-from tt.chronus.instant import ImageView
-from tt.chronus.live import LiveDisk
 from tt.chronus.nbd import Export, InstantExport, RawFileExport, Server, serving
 from tt.chronus.nbd import protocol as nbd
+from tt.chronus.store.history import History
+from tt.chronus.store.instant import ImageView
+from tt.chronus.store.live import LiveDisk
 from tt.errors import TTError, UsageError
 
 SIZE = (3 << 20) + 1536
@@ -33,7 +33,7 @@ def export(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Export]:
         with InstantExport(ImageView(image), overlay=True) as overlay:
             yield overlay
     else:
-        from tt.chronus.live import create
+        from tt.chronus.store.live import create
 
         create(tmp_path / "disk.tt", image)
         with LiveDisk(tmp_path / "disk.tt") as live:

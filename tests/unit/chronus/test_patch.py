@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from file_rig import FILES, MIB, edited, join_mbr, make_ext, make_fat, need, put, run
 
-from tt.chronus.changes import Change
-from tt.chronus.difference import diff
-from tt.chronus.files import Tree
-from tt.chronus.instant import DiskView, ImageView
-from tt.chronus.patch import Delta, Patcher, deltas, raw_deltas, undo
+from tt.chronus.files.changes import Change
+from tt.chronus.files.difference import diff
+from tt.chronus.files.patch import Delta, Patcher, deltas, raw_deltas, undo
+from tt.chronus.files.tree import Tree
+from tt.chronus.store.instant import DiskView, ImageView
 from tt.errors import BadInput
 
 DEEP = {f"srv/many/file-{number:03}": b"x" * number for number in range(300)}

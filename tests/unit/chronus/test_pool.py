@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tt.chronus.bisect import Options, bisect, default_log
-from tt.chronus.history import History
-from tt.chronus.instant import DiskView, Instant
-from tt.chronus.live import create
-from tt.chronus.pool import Processes, Where
-from tt.chronus.verdict_log import read
-from tt.chronus.verdicts import Outcome, ProbeError, Verdict
+from tt.chronus.search.bisect import Options, bisect, default_log
+from tt.chronus.search.pool import Processes, Where
+from tt.chronus.search.verdict_log import read
+from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
+from tt.chronus.store.history import History
+from tt.chronus.store.instant import DiskView, Instant
+from tt.chronus.store.live import create
 from tt.errors import BadInput, UsageError
 from tt.log.disk_rows import ChangeKind
 from tt.log.disk_writer import DiskWriter
@@ -120,8 +120,8 @@ import sys
 sys.path.insert(0, sys.argv[3])
 from pathlib import Path
 from test_pool import Notes, WRITES
-from tt.chronus.bisect import Options, bisect
-from tt.chronus.history import History
+from tt.chronus.search.bisect import Options, bisect
+from tt.chronus.store.history import History
 if __name__ == "__main__":
     jobs, child = int(sys.argv[4]), bool(int(sys.argv[5]))
     with History.open(sys.argv[1]) as history:

@@ -12,19 +12,19 @@ from xml.etree import ElementTree
 import pytest
 from file_rig import FILES, edited, make_ext, need, put
 
-from tt.chronus.bisect import Bisection, Probed, Turn
-from tt.chronus.history import History
-from tt.chronus.importing import import_images, pictures
-from tt.chronus.minimize import Minimal
 from tt.chronus.report.html import page, write_report
 from tt.chronus.report.markup import lines, text
 from tt.chronus.report.picture import draw
 from tt.chronus.report.style import DARK, LIGHT, sheet
 from tt.chronus.report.terminal import render
-from tt.chronus.tasks import Task
-from tt.chronus.verdicts import Outcome, Verdict
-from tt.chronus.why import Finding, explain
-from tt.chronus.writer import Author
+from tt.chronus.search.bisect import Bisection, Probed, Turn
+from tt.chronus.search.verdicts import Outcome, Verdict
+from tt.chronus.store.history import History
+from tt.chronus.store.importing import import_images, pictures
+from tt.chronus.why.finding import Finding, explain
+from tt.chronus.why.minimize import Minimal
+from tt.chronus.why.tasks import Task
+from tt.chronus.why.writer import Author
 from tt.errors import UsageError
 
 EVIL = "</style><script>alert(1)</script>\x1b[2J\u202e\"'&<!--"

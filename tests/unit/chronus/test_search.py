@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tt.chronus.noisy import believe, hold
-from tt.chronus.search import INNER_PROBES, narrow, rounds_left
+from tt.chronus.search.halving import INNER_PROBES, narrow, rounds_left
+from tt.chronus.search.noisy import believe, hold
 
 
 class World:

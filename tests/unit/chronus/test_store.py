@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from chronus_rig import Model, lived, scribble, some_image
 
-from tt.chronus import spool
-from tt.chronus.history import History
-from tt.chronus.live import LiveDisk, create
-from tt.chronus.packer import recover
-from tt.chronus.squash import copy_from, squash
+from tt.chronus.store import spool
+from tt.chronus.store.history import History
+from tt.chronus.store.live import LiveDisk, create
+from tt.chronus.store.packer import recover
+from tt.chronus.store.squash import copy_from, squash
 from tt.cli.chronus.main import main
 from tt.cli.main import main as tt_main
 from tt.errors import BadInput, TTError, UsageError

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tt.chronus import tasks
-from tt.chronus.tasks import current_task
+from tt.chronus.why import tasks
+from tt.chronus.why.tasks import current_task
 from tt.errors import BadInput
 from tt.log import Trace
 from tt.symbols import SymbolTable

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tt.chronus.text_diff import edits, is_text, lines_of, unified
+from tt.chronus.files.text_diff import edits, is_text, lines_of, unified
 
 texts = st.lists(st.sampled_from(["a\n", "b\n", "c\n", "\n"]), max_size=14)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tt.chronus.history import History
-from tt.chronus.instant import DiskView
 from tt.chronus.runners import warm
 from tt.chronus.runners.runner import Setup, runner, setup_of
 from tt.chronus.runners.tt_machine import TtGuest, TtRunner
-from tt.chronus.verdicts import ProbeError
+from tt.chronus.search.verdicts import ProbeError
+from tt.chronus.store.history import History
+from tt.chronus.store.instant import DiskView
 from tt.errors import BadInput, UsageError
 
 

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from file_rig import FILES, edited, make_ext, need, put
 
-from tt.chronus.bisect import Bisection, Options, bisect
-from tt.chronus.checkout import Checkout
-from tt.chronus.difference import DiskIndex, written_blocks
-from tt.chronus.evidence import evidence, first_difference, last_write_at, raw_evidence
-from tt.chronus.files import Tree
-from tt.chronus.history import History
-from tt.chronus.importing import import_images, pictures
-from tt.chronus.instant import DiskView, ImageView
-from tt.chronus.nearby import blocks_between
-from tt.chronus.patch import PatchedDisk, Patcher, deltas
-from tt.chronus.verdicts import Outcome, Verdict
-from tt.chronus.why import Finding, explain
-from tt.chronus.writer import Writers
+from tt.chronus.files.checkout import Checkout
+from tt.chronus.files.difference import DiskIndex, written_blocks
+from tt.chronus.files.nearby import blocks_between
+from tt.chronus.files.patch import PatchedDisk, Patcher, deltas
+from tt.chronus.files.tree import Tree
+from tt.chronus.search.bisect import Bisection, Options, bisect
+from tt.chronus.search.verdicts import Outcome, Verdict
+from tt.chronus.store.history import History
+from tt.chronus.store.importing import import_images, pictures
+from tt.chronus.store.instant import DiskView, ImageView
+from tt.chronus.why.evidence import evidence, first_difference, last_write_at, raw_evidence
+from tt.chronus.why.finding import Finding, explain
+from tt.chronus.why.writer import Writers
 from tt.errors import BadInput
 
 

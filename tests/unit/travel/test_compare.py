@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tt.log import Trace
-from tt.record import record
+from tt.recording import record
 from tt.travel import Timeline
-from tt.travel.compare import Parting, diff_states, first_difference
-from tt.travel.fork import Fork
+from tt.travel.branches.compare import Parting, diff_states, first_difference
+from tt.travel.branches.fork import Fork
 from tt.vmm.config import configure
 
 AT = 5_000_000

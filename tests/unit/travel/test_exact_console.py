@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tt.log import Trace
-from tt.record import record
+from tt.recording import record
 from tt.travel import Timeline
 from tt.travel.bisect import bisect
 from tt.travel.expressions import compile_condition, compile_expression, evaluate_any

@@ -13,7 +13,7 @@ from tt.errors import BadInput
 from tt.log import Trace
 from tt.log.schema import row_crc
 from tt.travel import Timeline
-from tt.travel.family import family, render, trace_id
+from tt.travel.branches.family import family, render, trace_id
 
 
 def fork(path: Path, tick: int, output: Path | None = None, name: str = "") -> Path:

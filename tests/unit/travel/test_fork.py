@@ -14,8 +14,8 @@ from tt.events import EDITS, Event, Kind
 from tt.log import Trace, TraceWriter
 from tt.replay import verify
 from tt.travel import Timeline
-from tt.travel.family import family
-from tt.travel.fork import Fork
+from tt.travel.branches.family import family
+from tt.travel.branches.fork import Fork
 
 REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "r8", "r15", "rip", "rflags")
 FREE = 0x400000  # RAM that the demo does not use

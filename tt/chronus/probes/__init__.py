@@ -1,1 +1,1 @@
-"""Questions to ask of a disk: `Probe` in tt.chronus.verdicts says what one is."""
+"""Questions to ask of a disk: `Probe` in tt.chronus.search.verdicts says what one is."""

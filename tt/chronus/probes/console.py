@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from tt.chronus.instant import DiskView
 from tt.chronus.probes import signatures
 from tt.chronus.probes.exit_codes import outcome_of
 from tt.chronus.probes.script import (
@@ -27,7 +26,8 @@ from tt.chronus.probes.script import (
     parse_script,
 )
 from tt.chronus.runners.runner import CannotBoot, Guest, Setup, runner
-from tt.chronus.verdicts import Outcome, ProbeError, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
+from tt.chronus.store.instant import DiskView
 
 _Found = TypeVar("_Found")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from tt.chronus.verdicts import Outcome, ProbeError
+from tt.chronus.search.verdicts import Outcome, ProbeError
 
 RULE = "0 is good, 1 to 124 bad, 125 a skip"
 _NOT_RUNNABLE = {

@@ -6,11 +6,11 @@ import atexit
 import time
 from dataclasses import dataclass
 
-from tt.chronus.checkout import Checkout
-from tt.chronus.instant import DiskView
+from tt.chronus.files.checkout import Checkout
 from tt.chronus.probes.exit_codes import outcome_of
 from tt.chronus.probes.host import named_files, run_command
-from tt.chronus.verdicts import Outcome, Verdict
+from tt.chronus.search.verdicts import Outcome, Verdict
+from tt.chronus.store.instant import DiskView
 
 _checkouts: dict[tuple[str, ...], Checkout] = {}  # of this process: it moves from probe to probe
 

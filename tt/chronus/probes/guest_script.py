@@ -20,7 +20,7 @@ import shlex
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from tt.chronus.verdicts import ProbeError
+from tt.chronus.search.verdicts import ProbeError
 
 MAX_COMMAND = 128 << 10
 OUTPUT_SIZE = 64 << 10

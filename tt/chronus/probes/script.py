@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from tt.chronus.verdicts import Outcome
+from tt.chronus.search.verdicts import Outcome
 from tt.errors import BadInput
 
 TIMEOUT_S = 60.0

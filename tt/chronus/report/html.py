@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tt.chronus.bisect import Bisection, Probed, Turn
-from tt.chronus.changes import Change
-from tt.chronus.history import History
+from tt.chronus.files.changes import Change
 from tt.chronus.report import picture
 from tt.chronus.report.markup import lines, tag, text
 from tt.chronus.report.style import sheet
-from tt.chronus.why import Finding, patch
-from tt.chronus.writer import Author
+from tt.chronus.search.bisect import Bisection, Probed, Turn
+from tt.chronus.store.history import History
+from tt.chronus.why.finding import Finding, patch
+from tt.chronus.why.writer import Author
 from tt.errors import UsageError
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"

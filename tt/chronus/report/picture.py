@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tt.chronus.bisect import Bisection, Probed, Turn
-from tt.chronus.bursts import Burst
-from tt.chronus.history import History
 from tt.chronus.report.markup import tag, text
+from tt.chronus.search.bisect import Bisection, Probed, Turn
+from tt.chronus.store.bursts import Burst
+from tt.chronus.store.history import History
 
 _WIDTH = 1000
 _LEFT, _RIGHT = 46, 18

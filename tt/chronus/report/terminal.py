@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tt.chronus.bisect import Bisection, Turn
-from tt.chronus.history import History
-from tt.chronus.why import Finding, patch
+from tt.chronus.search.bisect import Bisection, Turn
+from tt.chronus.store.history import History
+from tt.chronus.why.finding import Finding, patch
 from tt.log.text import printable
 
 _MOST_CHANGES = 12

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from tt.chronus.instant import DiskView
 from tt.chronus.runners.runner import CannotBoot, Setup
-from tt.chronus.verdicts import ProbeError
+from tt.chronus.search.verdicts import ProbeError
+from tt.chronus.store.instant import DiskView
 from tt.errors import BadInput
 from tt.log import Trace
 from tt.vmm.boot import bootconfig, loader

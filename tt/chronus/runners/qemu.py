@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tt.chronus.instant import DiskView, TrackedView
 from tt.chronus.nbd.instants import InstantExport
 from tt.chronus.nbd.server import serving
 from tt.chronus.runners.boot_files import BootFiles, boot_files, command_line, recorded_machine
@@ -24,7 +23,8 @@ from tt.chronus.runners.console_socket import ConsoleSocket
 from tt.chronus.runners.kvm import kvm_works
 from tt.chronus.runners.qemu_process import QemuProcess
 from tt.chronus.runners.runner import CannotBoot, Setup
-from tt.chronus.verdicts import ProbeError
+from tt.chronus.search.verdicts import ProbeError
+from tt.chronus.store.instant import DiskView, TrackedView
 from tt.errors import TTError, UsageError
 from tt.vmm.boot import loader
 

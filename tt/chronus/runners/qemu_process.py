@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from tt.chronus.runners.child import spawn
-from tt.chronus.verdicts import ProbeError
+from tt.chronus.search.verdicts import ProbeError
 
 _START_S = 60.0  # for a machine that is very busy
 _ANSWER_S = 20.0

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from tt.chronus.instant import DiskView
+from tt.chronus.store.instant import DiskView
 from tt.errors import BadInput, UsageError
 from tt.vmm.config import DEFAULT_MEM, DENALI_MEM, parse_size
 
 if TYPE_CHECKING:
-    from tt.chronus.history import History
+    from tt.chronus.store.history import History
 
 DEFAULT_TIMEOUT_S = 120.0
 EPOCH = 1_767_225_600  # 2026-01-01: the guest's clock where nobody knows when the disk was written
@@ -79,7 +79,7 @@ def setup_of(
     The clock is the same for every instant: a guest must not find files from its future, and equal
     disks must give equal answers.  Raises `UsageError` for numbers that make no sense.
     """
-    from tt.chronus.history import config_of
+    from tt.chronus.store.history import config_of
 
     if not 0 < timeout_s < float("inf"):
         raise UsageError(f"--timeout {timeout_s}: give seconds above 0")

@@ -18,12 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tt.chronus.instant import DiskView, TrackedView
 from tt.chronus.runners import warm as warm_machines
 from tt.chronus.runners.boot_files import BootFiles, boot_files, command_line, recorded_machine
 from tt.chronus.runners.console_socket import ConsoleSocket
 from tt.chronus.runners.runner import CannotBoot, Setup
-from tt.chronus.verdicts import ProbeError
+from tt.chronus.search.verdicts import ProbeError
+from tt.chronus.store.instant import DiskView, TrackedView
 from tt.errors import BadInput
 from tt.events import Event, Kind
 from tt.vmm.boot import loader, multiboot

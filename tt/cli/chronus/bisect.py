@@ -16,10 +16,10 @@ from tt.errors import TTError, UsageError
 from tt.log.text import printable
 
 if TYPE_CHECKING:
-    from tt.chronus.bisect import Bisection, Probed
-    from tt.chronus.history import History
-    from tt.chronus.verdict_log import Entry
-    from tt.chronus.verdicts import Probe
+    from tt.chronus.search.bisect import Bisection, Probed
+    from tt.chronus.search.verdict_log import Entry
+    from tt.chronus.search.verdicts import Probe
+    from tt.chronus.store.history import History
     from tt.cli.parser import Subparsers
 
 _MORE = """
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _bisect(args: argparse.Namespace) -> int:
-    from tt.chronus.bisect import NothingToFind, Options, bisect
+    from tt.chronus.search.bisect import NothingToFind, Options, bisect
 
     if args.good is None:
         raise UsageError("give --good POS, an instant at which it worked: start is the oldest")
@@ -173,7 +173,7 @@ def _answer(
     args: argparse.Namespace, history: History, probe: Probe, found: Bisection, tell: _Telling
 ) -> int:
     from tt.chronus.report.terminal import render
-    from tt.chronus.why import explain
+    from tt.chronus.why.finding import explain
 
     findings = (
         []
@@ -243,8 +243,8 @@ def facts(history: History, found: Bisection, findings: list[Any]) -> dict[str, 
 
 
 def _log(args: argparse.Namespace) -> int:
-    from tt.chronus.bisect import default_log
-    from tt.chronus.verdict_log import VerdictLog, plain, read
+    from tt.chronus.search.bisect import default_log
+    from tt.chronus.search.verdict_log import VerdictLog, plain, read
 
     with open_history(args) as history:
         path = default_log(history)
@@ -272,8 +272,8 @@ def _line(history: History, entry: Entry) -> str:
 
 
 def _replay(args: argparse.Namespace, source: Path) -> int:
-    from tt.chronus.bisect import default_log
-    from tt.chronus.verdict_log import VerdictLog, plain, read
+    from tt.chronus.search.bisect import default_log
+    from tt.chronus.search.verdict_log import VerdictLog, plain, read
 
     with open_history(args) as history:
         path = default_log(history)

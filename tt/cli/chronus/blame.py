@@ -13,7 +13,7 @@ from tt.errors import UsageError
 from tt.log.text import printable
 
 if TYPE_CHECKING:
-    from tt.chronus.blame import BlameEntry
+    from tt.chronus.files.blame import BlameEntry
     from tt.cli.parser import Subparsers
 
 
@@ -43,8 +43,8 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the writes that changed the file."""
-    from tt.chronus.blame import blame
-    from tt.chronus.files import Tree
+    from tt.chronus.files.blame import blame
+    from tt.chronus.files.tree import Tree
     from tt.errors import BadInput
 
     if args.limit is not None and args.limit < 0:

@@ -38,7 +38,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print it."""
-    from tt.chronus.files import Tree
+    from tt.chronus.files.tree import Tree
 
     if bool(args.paths) == args.raw:
         raise UsageError("give files to print, or --raw for bytes of the disk")

@@ -37,8 +37,8 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Copy, and say what was left out."""
-    from tt.chronus.extract import extract
-    from tt.chronus.files import Tree
+    from tt.chronus.files.extract import extract
+    from tt.chronus.files.tree import Tree
 
     *paths, into = args.paths
     if not paths:

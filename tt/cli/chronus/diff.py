@@ -15,8 +15,8 @@ from tt.errors import UsageError
 from tt.log.text import printable
 
 if TYPE_CHECKING:
-    from tt.chronus.changes import Change
-    from tt.chronus.history import History
+    from tt.chronus.files.changes import Change
+    from tt.chronus.store.history import History
     from tt.cli.parser import Subparsers
 
 _BAR = 40  # characters of a bar of --stat
@@ -57,7 +57,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, and print."""
-    from tt.chronus.difference import DiskIndex, pair_renames
+    from tt.chronus.files.difference import DiskIndex, pair_renames
 
     if args.unified < 0:
         raise UsageError(f"-U {args.unified}: give 0 or more")

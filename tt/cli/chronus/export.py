@@ -36,7 +36,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write it."""
-    from tt.chronus.export import export
+    from tt.chronus.store.export import export
 
     with open_history(args) as history:
         instant = instant_of(history, args)

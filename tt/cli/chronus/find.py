@@ -15,7 +15,7 @@ from tt.log.text import printable
 from tt.vmm.config import parse_size
 
 if TYPE_CHECKING:
-    from tt.chronus.files import Node
+    from tt.chronus.files.tree import Node
     from tt.cli.parser import Subparsers
 
 _TYPES = {"f": "file", "d": "directory", "l": "symlink"}
@@ -44,9 +44,9 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Find; return 1 where nothing is."""
-    from tt.chronus.difference import diff
-    from tt.chronus.extract import below
-    from tt.chronus.files import Tree
+    from tt.chronus.files.difference import diff
+    from tt.chronus.files.extract import below
+    from tt.chronus.files.tree import Tree
 
     compare = _size(args.size)
     with open_history(args) as history:

@@ -11,7 +11,7 @@ from tt.cli.chronus.verbs import add_verb
 from tt.cli.output import format_size, print_json
 
 if TYPE_CHECKING:
-    from tt.chronus.importing import Imported
+    from tt.chronus.store.importing import Imported
     from tt.cli.parser import Subparsers
 
 
@@ -38,7 +38,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Import, telling of each image."""
-    from tt.chronus.importing import import_images, pictures
+    from tt.chronus.store.importing import import_images, pictures
     from tt.errors import UsageError
 
     if args.output.exists() and not args.force:

@@ -23,9 +23,9 @@ from tt.errors import UsageError
 from tt.log.text import printable
 
 if TYPE_CHECKING:
-    from tt.chronus.burst_log import LogEntry
-    from tt.chronus.bursts import Burst
-    from tt.chronus.history import History
+    from tt.chronus.files.burst_log import LogEntry
+    from tt.chronus.store.bursts import Burst
+    from tt.chronus.store.history import History
     from tt.cli.parser import Subparsers
 
 _SHOWN = 12  # files of a burst, unless --all-files
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _bursts(history: History, args: argparse.Namespace) -> list[Burst]:
     """Return what lies between --since and --until: bursts with their numbers, or single writes."""
-    from tt.chronus.burst_log import single_writes
+    from tt.chronus.files.burst_log import single_writes
 
     first = history.resolve(args.since)
     last = history.resolve(args.until, first)
@@ -94,7 +94,7 @@ def _bursts(history: History, args: argparse.Namespace) -> list[Burst]:
 
 
 def _entries(history: History, bursts: list[Burst], args: argparse.Namespace) -> Iterator[LogEntry]:
-    from tt.chronus.burst_log import LogEntry, burst_log
+    from tt.chronus.files.burst_log import LogEntry, burst_log
 
     newest_first = args.reverse
     if args.limit is not None and not args.path:

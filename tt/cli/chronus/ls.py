@@ -12,7 +12,7 @@ from tt.cli.output import print_json
 from tt.log.text import printable
 
 if TYPE_CHECKING:
-    from tt.chronus.files import Node
+    from tt.chronus.files.tree import Node
     from tt.cli.parser import Subparsers
 
 
@@ -36,7 +36,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List it."""
-    from tt.chronus.files import Tree
+    from tt.chronus.files.tree import Tree
 
     with open_history(args) as history:
         instant = instant_of(history, args)

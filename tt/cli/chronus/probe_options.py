@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from tt.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
-    from tt.chronus.history import History
     from tt.chronus.runners.runner import Setup
-    from tt.chronus.verdicts import Probe
+    from tt.chronus.search.verdicts import Probe
+    from tt.chronus.store.history import History
 
 _KINDS = ("files", "guest", "console", "beside")
 _DEFAULT_TIMEOUT_S = 120.0

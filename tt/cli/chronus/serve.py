@@ -109,9 +109,9 @@ def _wanted(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _open(args: argparse.Namespace, wanted: dict[str, str], stack: ExitStack) -> list[Export]:
-    from tt.chronus.history import History
-    from tt.chronus.live import LiveDisk, create
     from tt.chronus.nbd import InstantExport
+    from tt.chronus.store.history import History
+    from tt.chronus.store.live import LiveDisk, create
 
     if _LIVE in wanted.values():
         if args.disk:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tt.log.text import printable
 
 if TYPE_CHECKING:
-    from tt.chronus.changes import Change
-    from tt.chronus.files import Node
-    from tt.chronus.history import Write
+    from tt.chronus.files.changes import Change
+    from tt.chronus.files.tree import Node
+    from tt.chronus.store.history import Write
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _LETTERS = {"A": "green", "D": "red", "M": "yellow", "T": "yellow", "R": "cyan"}
@@ -107,7 +107,7 @@ def _node_json(node: Node) -> dict[str, Any]:
 
 def when(write: Write) -> str:
     """Return when a write was, as far as is known: guest time, then host time."""
-    from tt.chronus.positions import format_host
+    from tt.chronus.store.positions import format_host
 
     parts = []
     if write.guest_ns is not None:

@@ -34,7 +34,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Squash, and say what that was worth."""
-    from tt.chronus.squash import copy_from, squash
+    from tt.chronus.store.squash import copy_from, squash
 
     with open_history(args) as history:
         before = history.resolve(args.before)

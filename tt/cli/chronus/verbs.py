@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tt.cli import parser as tt_parser
 
 if TYPE_CHECKING:
-    from tt.chronus.history import History
+    from tt.chronus.store.history import History
     from tt.cli.parser import Subparsers
 
 # In the order in which help shows them.
@@ -43,7 +43,7 @@ def add_history_options(parser: argparse.ArgumentParser) -> None:
 
 def open_history(args: argparse.Namespace) -> History:
     """Open the history that the options of `add_history_options` name."""
-    from tt.chronus.history import History
+    from tt.chronus.store.history import History
 
     return History.open(args.trace, base=args.base, disk=args.disk)
 

@@ -1,0 +1,1 @@
+"""Searching a history for the write after which a probe gives another answer."""

@@ -1,0 +1,148 @@
+"""A disk as it was at one instant: reading it, looking into it, writing over it without touching it."""
+
+from __future__ import annotations
+
+import abc
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from tt.errors import UsageError
+from tt.log.sectors import BLOCK_SECTORS, SECTOR
+from tt.vmm.boot.images import DiskImage
+from tt.vmm.disk import BLOCK, BaseImage, OverlayDisk
+
+if TYPE_CHECKING:
+    from tt.chronus.store.history import History
+
+
+class DiskView(abc.ABC):
+    """A whole disk that never changes; a `tt.vmm.disk.Base`: `sectors` of 512 bytes, and `read`.
+
+    `size` is in bytes; `where` names it in errors.
+    """
+
+    sectors: int
+    size: int
+    where: str
+
+    @abc.abstractmethod
+    def blocks(self, first: int, count: int) -> list[bytes]:
+        """Return neighbouring blocks of 4 KB (the last of a disk may be shorter)."""
+
+    def block(self, block: int) -> bytes:
+        """Return one block of 4 KB."""
+        return self.blocks(block, 1)[0]
+
+    def read(self, lba: int, count: int) -> bytes:
+        """Return `count` sectors from `lba`; raises `IndexError` past the end, `BadInput` for damage."""
+        if lba < 0 or count < 0 or lba + count > self.sectors:
+            raise IndexError(f"sectors {lba}+{count} are past the end of the disk ({self.sectors})")
+        if not count:
+            return b""
+        first, last = lba // BLOCK_SECTORS, (lba + count - 1) // BLOCK_SECTORS
+        joined = b"".join(self.blocks(first, last - first + 1))
+        skip = lba % BLOCK_SECTORS * SECTOR
+        return joined[skip : skip + count * SECTOR]
+
+    def stream(self) -> BinaryIO:
+        """Return the disk as a seekable read-only file, which reads nothing ahead."""
+        return cast(BinaryIO, DiskStream(self))
+
+    def image(self) -> DiskImage:
+        """Return the disk with its partitions and file systems found."""
+        return DiskImage(self.stream(), self.size, self.where)
+
+    def overlay(self) -> OverlayDisk:
+        """Return a disk to write on, in memory, that starts out as this one."""
+        return OverlayDisk(self)
+
+
+class Instant(DiskView):
+    """A disk of a history after its first `number` writes."""
+
+    def __init__(self, history: History, number: int) -> None:
+        self.history = history
+        self.number = number
+        self.sectors = history.sectors
+        self.size = history.size
+        self.where = f"{history.name} at {history.label(number)}"
+
+    def blocks(self, first: int, count: int) -> list[bytes]:
+        """Return neighbouring blocks of 4 KB."""
+        return self.history.blocks(first, count, self.number)
+
+    def identity(self, block: int) -> bytes:
+        """Return a name of a block's contents: the same name at two instants means the same contents."""
+        return self.history.identity(block, self.number)
+
+
+class ImageView(DiskView):
+    """A raw disk image on the host, as a view; raises `BadInput` where it cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        self._image = BaseImage(path)
+        self.sectors = self._image.sectors
+        self.size = self.sectors * SECTOR
+        self.where = str(path)
+
+    def blocks(self, first: int, count: int) -> list[bytes]:
+        """Return neighbouring blocks of 4 KB."""
+        lba = first * BLOCK_SECTORS
+        data = self._image.read(lba, min(count * BLOCK_SECTORS, self.sectors - lba))
+        return [data[at : at + BLOCK] for at in range(0, len(data), BLOCK)]
+
+
+class TrackedView(DiskView):
+    """A view of a disk that notes in `reads` which blocks of 4 KB are read: what a verdict depends on."""
+
+    def __init__(self, disk: DiskView) -> None:
+        self.disk = disk
+        self.sectors, self.size, self.where = disk.sectors, disk.size, disk.where
+        self.reads: set[int] = set()
+
+    def blocks(self, first: int, count: int) -> list[bytes]:
+        """Return neighbouring blocks of 4 KB, and note them."""
+        self.reads.update(range(first, first + count))
+        return self.disk.blocks(first, count)
+
+
+class DiskStream(io.RawIOBase):
+    """A disk as a seekable read-only file."""
+
+    def __init__(self, disk: DiskView) -> None:
+        super().__init__()
+        self._disk = disk
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._disk.size}[whence]
+        if base + offset < 0:
+            raise UsageError(f"seek to {base + offset}, before the beginning of the disk")
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._disk.size - self._position)
+        size = left if size is None or size < 0 else min(size, left)
+        if not size:
+            return b""
+        first, last = self._position // BLOCK, (self._position + size - 1) // BLOCK
+        data = b"".join(self._disk.blocks(first, last - first + 1))
+        skip = self._position % BLOCK
+        self._position += size
+        return data[skip : skip + size]
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

@@ -1,0 +1,162 @@
+"""Moving writes from a live disk's spool into its history: a process beside the server, and recovery.
+
+The server starts `python -m tt.chronus.store.packer PATH` with its lock inherited, and reads lines from it:
+
+    N S     every write up to number N is safe in the history; segments below S are needed no more
+
+A line "finish" on its input means that no more will be written: it packs what is left, seals and
+ends.  The end of its input without that line means that the server is gone: it ends at once, and
+what is left in the spool waits for the next who opens the history.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tt.chronus.store import spool
+from tt.errors import BadInput, TTError
+from tt.log.disk_writer import DiskWriter
+
+COMMIT_EVERY_S = 0.5
+_COMMIT_BYTES = 32 << 20
+_NICE = 10  # the disk's user goes first
+_CLOSED = "closed by chronus serve"
+
+
+class Packer:
+    """Packs the spool of the history at `path`, as far as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.writer = DiskWriter(path)
+        self._folder = spool.folder_of(path)
+        self._segment = 0
+        self._descriptor = -1
+        self._offset = 0
+
+    @property
+    def segment(self) -> int:
+        """The segment being packed: those below it are done."""
+        return self._segment
+
+    def step(self) -> int:
+        """Pack some 32 MB at most, and commit; return how many bytes of the spool that was."""
+        packed = 0
+        while packed < _COMMIT_BYTES:
+            before = packed
+            if self._descriptor >= 0:
+                for record, end in spool.records(self._descriptor, self._offset):
+                    self._offset = end
+                    packed += spool.HEADER.size + len(record.data)
+                    if record.number > self.writer.count:
+                        if record.number != self.writer.count + 1:
+                            raise BadInput(
+                                f"{self._folder} is damaged: write {self.writer.count + 1} is missing"
+                            )
+                        kind, _number, host_ns, lba, sectors, data = record
+                        self.writer.add(0, kind, lba, sectors, data, host_ns)
+                    if packed >= _COMMIT_BYTES:
+                        break
+            if packed == before and not self._next_segment():
+                break
+        self.writer.commit()
+        return packed
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self.writer.close()
+
+    def _next_segment(self) -> bool:
+        """Go to the segment after this one; false where there is none yet."""
+        later = [number for number in spool.segments(self._folder) if number > self._segment]
+        if not later:
+            return False
+        if self._descriptor >= 0:
+            # Nothing more was read, and the next one exists: is this one complete now?
+            if any(True for _ in spool.records(self._descriptor, self._offset)):
+                return True
+            os.close(self._descriptor)
+        self._segment, self._offset = later[0], 0
+        self._descriptor = os.open(
+            spool.segment_path(self._folder, self._segment), os.O_RDONLY | os.O_CLOEXEC
+        )
+        return True
+
+
+def recover(path: Path, say: Callable[[str], None] = lambda line: None) -> bool:
+    """Move what a killed server left in the spool into the history; true if there was something.
+
+    Does nothing while a server runs.  Raises `BadInput` where the folder cannot be written.
+    """
+    folder = spool.folder_of(path)
+    if not folder.is_dir() or not spool.segments(folder):
+        return False
+    if not os.access(folder, os.W_OK):
+        raise BadInput(f"{folder} holds writes that are not in {path} yet: make both writable")
+    try:
+        lock = spool.Lock(path)
+    except BadInput:
+        return False
+    try:
+        size = sum(spool.segment_path(folder, number).stat().st_size for number in spool.segments(folder))
+        say(f"{path}: moving {size >> 20:,} MB of writes that a killed server left into the history")
+        packer = Packer(path)
+        try:
+            while packer.step():
+                pass
+            packer.writer.seal("recovered")
+        finally:
+            packer.close()
+        for number in spool.segments(folder):
+            spool.segment_path(folder, number).unlink()
+    finally:
+        lock.release()
+    return True
+
+
+def main() -> int:
+    """Pack for the server on the other side of stdin and stdout."""
+    os.nice(_NICE)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are for the server, which then says "finish"
+    packer = Packer(Path(sys.argv[1]))
+    finishing = False
+    try:
+        while True:
+            begin = time.monotonic()
+            worked = packer.step()
+            if worked:
+                _tell(packer)
+            if finishing and not worked:
+                packer.writer.seal(_CLOSED)
+                return 0
+            wait = 0.0 if worked >= _COMMIT_BYTES else COMMIT_EVERY_S - (time.monotonic() - begin)
+            if finishing:
+                continue
+            if select.select([0], [], [], max(0.0, wait))[0]:
+                finishing = b"finish" in os.read(0, 100)
+                if not finishing:
+                    return 0
+    except TTError as e:
+        sys.stderr.write(f"chronus: {e}\n")
+        return e.exit_code
+    except BrokenPipeError:
+        return 0
+    finally:
+        packer.close()
+
+
+def _tell(packer: Packer) -> None:
+    sys.stdout.write(f"{packer.writer.count} {packer.segment}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

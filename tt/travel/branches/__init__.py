@@ -1,0 +1,1 @@
+"""Branches of a recording: forks, their tree, and where two timelines differ."""

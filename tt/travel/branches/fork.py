@@ -1,0 +1,500 @@
+"""Forks: from any moment of a recording on, another way, live, recorded as a trace of its own.
+
+A child trace stands by itself.  It holds its parent's beginning up to the fork
+(the same machine, the same events), then what somebody changed by hand as events
+of the EDIT kinds, then what happened after.  So a replay from power-on goes the
+parent's way, makes the same edits at the same tick and goes on as the fork did.
+That it is a branch is one entry of its `meta`: `parent`, see `tt.travel.branches.family`.
+
+At the tick of the fork, on first arrival, the child's state is the parent's; edits
+come after the arrival, with the first step.  The `Fork` itself shows them at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from tt.errors import TTError, UsageError
+from tt.events import EDITS, Event, Kind
+from tt.log import BackgroundWriter
+from tt.log.chunks import MAX_DATA
+from tt.log.coalesce import MAX_RUN_TICKS
+from tt.recording import (
+    CHECKPOINT_EVERY_TICKS,
+    CHECKPOINT_RAM,
+    DIGEST_EVERY_TICKS,
+    TICKS_PER_PAGE,
+    Recorder,
+    state_digest,
+)
+from tt.replay import config_of
+from tt.travel.branches.family import parent_entry
+from tt.travel.branches.outside import BranchSource, KeptInputs
+from tt.vmm.config import build_machine
+from tt.vmm.disk import SECTOR
+from tt.vmm.engine import FOREVER
+from tt.vmm.live import COMMIT_EVERY_S
+from tt.vmm.machine import Machine, Stop
+
+if TYPE_CHECKING:
+    from tt.log import Trace
+    from tt.travel.timeline import Timeline
+
+_PAGE = 4096
+_SETTLE_S = 2.0  # host time that an interrupted idle guest gets to reach its next instruction
+_INPUTS = (Kind.WAKE, Kind.INPUT, *EDITS)
+_ErrorType = type[BaseException]  # in the class, `type` is what one does on a keyboard
+_BOOT_FILES = ("kernel", "initrd", "guest")
+_ANSWERS = (Kind.ENTROPY, Kind.CLOCK)
+
+
+class Fork:
+    """A live machine that was the recording's at the timeline's tick, recorded at `path`.
+
+    By default the inputs that the parent had to come are dropped; `keep_inputs`
+    gives them at their ticks all the same, the parent's own later edits among them,
+    and its answers (entropy, clocks) as long as the guest asks the same questions: a
+    fork with nothing changed goes exactly its parent's way.  `script` lines are typed when
+    the guest waits at a prompt.  The timeline is left where it was.  `progress(tick)`
+    is told about ten times a second while the fork runs, and may raise.
+
+    Raises `UsageError` where the recording's machine has ended already, or `path` exists.
+    """
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        path: Path | None = None,
+        name: str = "",
+        *,
+        keep_inputs: bool = False,
+        script: Sequence[bytes] = (),
+        entropy: Callable[[int], bytes] = os.urandom,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        parent = timeline.trace
+        if timeline.machine.ended is not None:
+            raise UsageError(
+                f"nothing can go on from tick {timeline.tick:,}, the machine has ended there "
+                f"({timeline.machine.ended}): fork earlier"
+            )
+        self.fork_tick = timeline.tick
+        self.path = _free_path(parent.path) if path is None else Path(path)
+        self.name = name or self.path.stem
+        self.progress = progress
+        self._begin = time.monotonic()
+        self._closed = False
+        self._spool: list[Path] = []
+        self._edited_at: int | None = None  # the tick of the last edit
+        self._told: Event | None = None  # the last event
+        self._arrived = True  # at the tick, and nothing of it has happened yet
+        config = config_of(parent)
+        past = _Past(timeline, prompt=bool(script))
+        answered = sum(e.tick == self.fork_tick and e.kind in _ANSWERS for e in past.recent)
+        kept = KeptInputs(parent, self.fork_tick, answered) if keep_inputs else None
+        self._source = BranchSource(kept, script)
+        disks = [disk.twin() for disk in timeline.machine.disks]
+        self.machine: Machine = build_machine(config, disks, self._source, entropy=entropy)
+        self.machine.engine.take_changes()  # what comes now differs from power-on
+        self.machine.restore(timeline.machine.snapshot())
+        self._source.now_ns = self.machine.clock.now
+        self._source.wants_input = lambda: self.machine.wants_input
+        if past.printed is not None:
+            self._source.see(past.printed)
+        meta = dict(parent.meta)
+        meta["id"] = os.urandom(16).hex()
+        meta["parent"] = parent_entry(parent, self.path, self.fork_tick)
+        meta["name"] = self.name
+        self._writer = BackgroundWriter(self.path, meta, checkpoint_bytes=CHECKPOINT_RAM * config.mem_bytes)
+        try:
+            self._writer.wait()  # until the file is there, and its name taken
+            self._spool = _copy_files(parent, self._writer)
+            self._recorder = Recorder(self.machine, self._writer)
+            self._next_checkpoint = self._keep_here()
+            past.copy(self._writer, self._recorder)
+        except BaseException:
+            self._writer.close()
+            raise
+        self.machine.door.subscribe(self._see)
+        self.machine.door.subscribe(self._source.see)
+        # Held back until the machine has moved: where it ends at this very tick, another one counts.
+        self._digest: tuple[int, bytes] | None = (self.fork_tick, state_digest(self.machine))
+        self._next_digest = _after(self.fork_tick)
+        self._commit_at = 0.0
+        self._recorder.commit()
+
+    # ---- looking
+
+    @property
+    def tick(self) -> int:
+        """Where the fork is."""
+        return self.machine.tick
+
+    @property
+    def ended(self) -> str | None:
+        """Why the machine has ended, if it has."""
+        return self.machine.ended
+
+    def registers(self) -> dict[str, int]:
+        """Return the CPU's registers by name."""
+        return self.machine.engine.registers()
+
+    def read(self, addr: int, size: int) -> bytes:
+        """Return `size` bytes at the guest's virtual `addr`; raises `IndexError` where nothing is mapped."""
+        return self.machine.engine.read_virtual(addr, size)
+
+    def read_physical(self, addr: int, size: int) -> bytes:
+        """Return `size` bytes at guest-physical `addr`; raises `IndexError` outside RAM."""
+        return self.machine.engine.read(addr, size)
+
+    def translate(self, addr: int) -> int:
+        """Return the guest-physical address behind `addr`; raises `IndexError` where nothing is mapped."""
+        physical = self.machine.engine.translate(addr)
+        if physical is None:
+            raise IndexError(f"guest address {addr:#x} is not mapped to RAM")
+        return physical
+
+    def digest(self) -> bytes:
+        """Return the 16-byte digest of the whole state."""
+        return self.machine.digest()
+
+    # ---- changing
+
+    def set_register(self, name: str, value: int) -> None:
+        """Set a register: rax ... r15, rip, rflags, fs_base, gs_base, cr2 or cr3."""
+        if not -(1 << 63) <= value < 1 << 64:
+            raise UsageError(f"{value:#x} does not fit into {name}: it has 64 bits")
+        self._edit(Kind.EDIT_REGISTER, 0, value & (1 << 64) - 1, name.lower().encode("ascii", "replace"))
+
+    def write(self, addr: int, data: bytes, *, physical: bool = False) -> None:
+        """Store `data` at a virtual address, or a guest-physical one; all of it or nothing."""
+        pieces = list(self._pieces(addr, data, physical))
+        for at, piece in pieces:
+            if at < 0 or at + len(piece) > self.machine.engine.size:
+                raise UsageError(f"{at:#x} is outside the guest's RAM")
+        for at, piece in pieces:
+            self._edit(Kind.EDIT_MEMORY, 0, at, piece)
+
+    def write_disk(self, disk: int, lba: int, data: bytes) -> None:
+        """Store whole sectors of 512 bytes on a disk, under the guest's feet: its caches do not know."""
+        if not 0 <= disk < len(self.machine.disks):
+            raise UsageError(f"there is no disk {disk}: the machine has {len(self.machine.disks)}")
+        sectors = self.machine.disks[disk].sectors
+        if len(data) % SECTOR or lba < 0 or lba + len(data) // SECTOR > sectors:
+            raise UsageError(
+                f"{len(data)} bytes at lba {lba} are no whole sectors of disk {disk}: "
+                f"it has {sectors:,} of {SECTOR} bytes"
+            )
+        for at in range(0, len(data), MAX_DATA):
+            self._edit(Kind.EDIT_DISK, disk, lba + at // SECTOR, data[at : at + MAX_DATA])
+
+    def type(self, text: str | bytes, at: int | None = None) -> None:
+        """Type into the console with the next step, or at tick `at`; a newline is the Enter key."""
+        self._open()
+        data = text.encode() if isinstance(text, str) else text
+        if at is not None and at < self.tick:
+            raise UsageError(f"nothing can be typed at tick {at:,}: the fork is at {self.tick:,} already")
+        for start in range(0, len(data), MAX_DATA):
+            piece = data[start : start + MAX_DATA]
+            if at is None:
+                self._source.type(piece)
+            else:
+                self._source.type_at(at, piece)
+
+    # ---- running
+
+    def run(
+        self,
+        ticks: int | None = None,
+        *,
+        until: int | None = None,
+        until_prompt: bool = False,
+        timeout_s: float | None = None,
+    ) -> Stop:
+        """Run on for `ticks`, or to tick `until`, or until nothing more happens; return why it stopped.
+
+        The reasons are those of `Stop`: `tick`, `power` (the machine ended), `idle`
+        (nothing wakes it without an input), `pause` where `timeout_s` of host time were
+        over, and with `until_prompt` also `prompt`: the guest waits at one, all of the
+        script typed.  Ctrl-C raises `KeyboardInterrupt` between two instructions, and
+        the fork can go on.
+        """
+        self._open()
+        goal = self.tick + ticks if ticks is not None else FOREVER if until is None else until
+        if goal < self.tick:
+            raise UsageError(f"a fork runs forward only: it is at tick {self.tick:,}, past {goal:,}")
+        self._source.forever = not until_prompt
+        late = None if timeout_s is None else time.monotonic() + timeout_s
+        with _deferred_interrupt() as interrupted:
+            while True:
+                stop = self._run(min(goal, self._next_digest, self._next_checkpoint))
+                if stop.reason != "pause" and (stop.reason != "tick" or stop.tick >= goal):
+                    if interrupted:
+                        raise KeyboardInterrupt
+                    return stop
+                if stop.reason == "pause":
+                    self._breathe()
+                    if self._source.stop_requested:
+                        self._source.stop_requested = False
+                        self._settle(goal)
+                        return Stop("prompt", self.tick)
+                    if interrupted or (late is not None and time.monotonic() >= late):
+                        self._settle(goal)
+                        if interrupted:
+                            raise KeyboardInterrupt
+                        return Stop("pause", self.tick)
+
+    def close(self) -> Path:
+        """Seal the child trace and return its path.
+
+        Edits and keys with no step after them get one, or no replay would ever show them.
+        """
+        if self._closed:
+            return self.path
+        if self._edited_at == self.tick or self._source.next_input(self.tick) == self.tick:
+            self._settle(self.tick + 1)
+        self._closed = True
+        try:
+            if self.machine.ended is not None or (self._arrived and self._edited_at != self.tick):
+                self._digest = (self.tick, state_digest(self.machine))
+            self._log_digest()
+            summary: dict[str, Any] = {
+                "ended": self.machine.ended,
+                "guest_ns": self.machine.now_ns,
+                "host_s": round(time.monotonic() - self._begin, 3),
+                "engine": self.machine.engine.statistics,
+            }
+            ended = self.machine.ended or "the fork was closed"
+            self._recorder.seal(ended, summary)
+        finally:
+            self._let_go()
+        return self.path
+
+    def discard(self) -> None:
+        """Close the fork and remove its trace."""
+        if not self._closed:
+            self._closed = True
+            self._let_go()
+        for ending in ("", "-wal", "-shm", "-journal"):
+            self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: _ErrorType | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- inside
+
+    def _edit(self, kind: Kind, unit: int, value: int, data: bytes) -> None:
+        self._open()
+        if self.machine.ended is not None:
+            raise UsageError(f"the machine has ended ({self.machine.ended}): nothing can be changed any more")
+        # A replay makes edits as soon as they can come: on arrival, or behind the guest's idling or an input.
+        last = self._told
+        if not (self._arrived or last is None or last.tick < self.tick or last.kind in _INPUTS):
+            raise UsageError(
+                f"the guest idles at tick {self.tick:,} in the middle of what happens there: "
+                "let it run on first, or fork again at that tick"
+            )
+        try:
+            self.machine.edit(kind, unit, value, data)
+        except TTError as e:
+            raise UsageError(str(e)) from None
+        self._edited_at = self.tick
+        self._told = Event(self.tick, kind)
+
+    def _pieces(self, addr: int, data: bytes, physical: bool) -> Iterator[tuple[int, bytes]]:
+        """Yield (guest-physical address, bytes), cut at pages and at what an event may hold."""
+        at = 0
+        while at < len(data):
+            here = addr + at if physical else (addr + at) % (1 << 64)
+            size = MAX_DATA if physical else _PAGE - here % _PAGE
+            try:
+                yield here if physical else self.translate(here), data[at : at + size]
+            except IndexError as e:
+                raise UsageError(f"nothing can be written there: {e}") from None
+            at += size
+
+    def _see(self, event: Event) -> None:
+        self._told = event
+
+    def _run(self, target: int) -> Stop:
+        """Run the machine, and log the digests and checkpoints that are due."""
+        before = self.tick
+        stop = self.machine.run(target)
+        if stop.reason != "tick" or self.tick > before:
+            self._arrived = stop.reason == "tick"
+        if self._digest is not None and self._digest[0] < self.tick:
+            self._log_digest()
+        if stop.reason == "tick" and stop.tick >= self._next_digest:
+            self._digest = (self.tick, state_digest(self.machine))
+            self._next_digest = _after(self.tick)
+        if stop.reason == "tick" and stop.tick >= self._next_checkpoint:
+            self._next_checkpoint = self._keep_here()
+        return stop
+
+    def _keep_here(self) -> int:
+        """Put a checkpoint into the trace; return the tick of the next."""
+        return self.tick + max(CHECKPOINT_EVERY_TICKS, self._recorder.checkpoint() * TICKS_PER_PAGE)
+
+    def _log_digest(self) -> None:
+        if self._digest is not None:
+            self._writer.add_digest(*self._digest)
+            self._digest = None
+
+    def _breathe(self) -> None:
+        if time.monotonic() >= self._commit_at:
+            self._recorder.commit()
+            self._commit_at = time.monotonic() + COMMIT_EVERY_S
+        self._source.breathed()
+        if self.progress is not None:
+            try:
+                self.progress(self.tick)
+            except BaseException:
+                self._settle(FOREVER)
+                raise
+
+    def _settle(self, goal: int) -> None:
+        """Go to the next arrival at a tick, so that whatever comes next has a place of its own."""
+        late = time.monotonic() + _SETTLE_S
+        target = min(goal, self.tick + 1)
+        while self.machine.ended is None and self.tick < target and time.monotonic() < late:
+            self._source.breathed()
+            if self._run(target).reason not in ("pause", "tick"):
+                return
+
+    def _open(self) -> None:
+        if self._closed:
+            raise UsageError(f"the fork {self.path} is closed: fork again")
+
+    def _let_go(self) -> None:
+        self._writer.close()
+        for path in self._spool:
+            path.unlink(missing_ok=True)
+
+
+class _Past:
+    """The parent's events up to the timeline's tick, on first arrival, ready to be copied.
+
+    The log says at which tick an event was, not whether before or after the arrival
+    there, and gathers console bytes into runs that may go on beyond the fork.  So
+    the last bit, `recent`, is lived through once more and watched.
+    """
+
+    def __init__(self, timeline: Timeline, prompt: bool = False) -> None:
+        self.trace = timeline.trace
+        self.end = timeline.tick
+        self.begin = self.end  # what the log has before it counts, from it on `recent` does
+        self.recent: list[Event] = []
+        self.printed: Event | None = None  # the last, looked for only where somebody waits for a `prompt`
+        last: Event | None = None
+        for event in self.trace.events(max(0, self.end - MAX_RUN_TICKS - 1), self.end):
+            if event.tick < self.end:
+                last = event
+        if last is not None and last.kind is Kind.CONSOLE:
+            self.begin = last.tick
+        if prompt:
+            for event in self.trace.events(last_tick=max(self.begin - 1, 0), kinds={Kind.CONSOLE}):
+                self.printed = event
+        self._watch(timeline)
+
+    def _watch(self, timeline: Timeline) -> None:
+        machine = timeline.machine
+
+        def see(event: Event) -> None:
+            if event.tick >= self.begin:
+                if event.kind is Kind.IRQ:
+                    event = event._replace(data=machine.engine.register_checksum())
+                elif event.kind is Kind.CONSOLE:
+                    self.printed = event
+                self.recent.append(event)
+
+        timeline.seek(max(self.begin - 1, 0))
+        machine.door.subscribe(see)
+        try:
+            # Not by `seek`, which may jump to a checkpoint.
+            stop = machine.run(self.end)
+        finally:
+            machine.door.unsubscribe(see)
+        if stop.reason != "tick":
+            raise TTError(
+                f"the recording cannot be followed to tick {self.end:,}: try tt verify {self.trace.path}"
+            )
+
+    def copy(self, writer: BackgroundWriter, recorder: Recorder) -> None:
+        """Log it all, with the digests."""
+        writes = self.trace.disk_writes()
+        for event in self.trace.events(last_tick=self.begin):
+            if event.tick >= self.begin:
+                break
+            if event.kind is Kind.DISK_WRITE:
+                event = event._replace(data=next(writes).data())
+            writer.add(event)
+            recorder.counts[event.kind] += 1
+        for event in self.recent:
+            recorder.log(event)
+        for tick, digest in self.trace.digests():
+            if tick < self.end:
+                writer.add_digest(tick, digest)
+
+
+def _copy_files(parent: Trace, writer: BackgroundWriter) -> list[Path]:
+    """Store the parent's files in the child; return temporary files to remove when it is written."""
+    spool = []
+    for name in parent.files:
+        if name in _BOOT_FILES:
+            writer.add_file(name, parent.file(name))
+            continue
+        descriptor, temporary = tempfile.mkstemp(prefix="tt-fork-")
+        spool.append(Path(temporary))
+        with os.fdopen(descriptor, "wb") as f:
+            for piece in parent.file_pieces(name):
+                f.write(piece)
+        writer.add_file(name, Path(temporary))
+    return spool
+
+
+def _free_path(parent: Path) -> Path:
+    """Return the first of x-1.tt, x-2.tt, ... beside x.tt that is not there."""
+    number = 1
+    while (path := parent.with_name(f"{parent.stem}-{number}.tt")).exists():
+        number += 1
+    return path
+
+
+def _after(tick: int) -> int:
+    return (tick // DIGEST_EVERY_TICKS + 1) * DIGEST_EVERY_TICKS
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[list[int]]:
+    """Let Ctrl-C only leave a word in the list: in the middle of a device it would leave half a state."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or before is signal.SIG_IGN:
+        yield seen
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
