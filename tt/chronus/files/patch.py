@@ -1,7 +1,8 @@
 """A disk with some of its files in the state that they have at another instant.
 
 `Patcher` takes changes (`tt.chronus.files.difference`) that lead from its disk to another, and makes
-disks to which some of them were done.  Nothing is written but temporary copies: the result is a view like any other.
+disks to which some of them were done.  Nothing is written but temporary copies: the result is a view
+like any other.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The smallest set of changed files that turns good into bad, and whether undoing only those turns it back.
 
 What changed is cut down by delta debugging (`tt.chronus.why.ddmin`): each probe gets the disk as it was
-before, with some of the changes done to it.  The result is verified the other way round: on the disk as it was after,
-with only those changes undone.
+before, with some of the changes done to it.  The result is verified the other way round: on the disk
+as it was after, with only those changes undone.
 """
 
 from __future__ import annotations
