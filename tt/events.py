@@ -6,31 +6,57 @@ speak it, so it lives below both and imports neither.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import NamedTuple
 
 
+class Role(Enum):
+    """What an event is to the machine, and so what a replay does with it."""
+
+    NOTE = "note"  # the machine did it by itself: a replay compares it
+    ANSWER = "answer"  # what the guest asked for: a replay gives it again when the guest asks
+    INPUT = "input"  # what reached the guest unasked: a replay gives it again at its tick
+    EDIT = "edit"  # what somebody changed by hand: a replay makes the same change at its tick
+
+
 class Kind(IntEnum):
-    """What happened.  The numbers are part of the trace format: append, never renumber."""
+    """What happened, and its role.  The numbers are part of the trace format: append, never renumber."""
 
-    TIMER = 1  # a timer of the machine expired            unit=timer index, value=guest ns
-    IRQ = 2  # the CPU took a hardware interrupt           value=vector
-    BATCH = 3  # Denali: pending events handed over        value=bit mask
-    DISK_WRITE = 4  # sectors reached a disk               unit=disk, value=lba, data=contents
-    DISK_FLUSH = 5  # a disk's write cache was flushed     unit=disk
-    CONSOLE = 6  # the guest printed                       unit=console, data=bytes
-    INPUT = 7  # somebody typed                            unit=console, data=bytes     (input)
-    ENTROPY = 8  # the guest was given random bytes        data=bytes                   (answer)
-    CLOCK = 9  # the guest read a host clock               value=ns                     (answer)
-    WAKE = 10  # an idle guest woke                        value=ns of guest time idled (input if paced)
-    POWER = 11  # the machine stopped by itself            data=reason, ascii
-    EDIT_REGISTER = 12  # somebody set a register          value=new value, data=its name, ascii   (input)
-    EDIT_MEMORY = 13  # somebody changed RAM               value=physical address, data=bytes      (input)
-    EDIT_DISK = 14  # somebody changed a disk              unit=disk, value=lba, data=sectors      (input)
+    role: Role
+
+    def __new__(cls, number: int, role: Role) -> Kind:
+        """Make a member whose value is `number`."""
+        kind = int.__new__(cls, number)
+        kind._value_ = number
+        kind.role = role
+        return kind
+
+    TIMER = 1, Role.NOTE  # a timer of the machine expired            unit=timer index, value=guest ns
+    IRQ = 2, Role.NOTE  # the CPU took a hardware interrupt           value=vector
+    BATCH = 3, Role.NOTE  # Denali: pending events handed over        value=bit mask
+    DISK_WRITE = 4, Role.NOTE  # sectors reached a disk               unit=disk, value=lba, data=contents
+    DISK_FLUSH = 5, Role.NOTE  # a disk's write cache was flushed     unit=disk
+    CONSOLE = 6, Role.NOTE  # the guest printed                       unit=console, data=bytes
+    INPUT = 7, Role.INPUT  # somebody typed                           unit=console, data=bytes
+    ENTROPY = 8, Role.ANSWER  # the guest was given random bytes      data=bytes
+    CLOCK = 9, Role.ANSWER  # the guest read a host clock             data=ns, 8 bytes, little-endian
+    WAKE = 10, Role.INPUT  # time of an idle guest passed             value=ns of guest time
+    POWER = 11, Role.NOTE  # the machine stopped by itself            data=reason, ascii
+    EDIT_REGISTER = 12, Role.EDIT  # a register was set               value=new value, data=its name, ascii
+    EDIT_MEMORY = 13, Role.EDIT  # RAM was changed                    value=physical address, data=bytes
+    EDIT_DISK = 14, Role.EDIT  # a disk was changed                   unit=disk, value=lba, data=sectors
 
 
-EDITS = (Kind.EDIT_REGISTER, Kind.EDIT_MEMORY, Kind.EDIT_DISK)
-"""What somebody changed by hand at the beginning or in the course of a fork (`tt.travel.branches.fork`)."""
+def kinds_of(*roles: Role) -> frozenset[Kind]:
+    """Return the kinds of event that have one of `roles`."""
+    return frozenset(kind for kind in Kind if kind.role in roles)
+
+
+ANSWERS = kinds_of(Role.ANSWER)
+INPUTS = kinds_of(Role.INPUT, Role.EDIT)
+"""What reaches a machine at a tick of its own: inputs, and changes by hand (`tt.travel.branches.fork`)."""
+FROM_OUTSIDE = ANSWERS | INPUTS
+"""What a machine could not have computed by itself."""
 
 
 class Event(NamedTuple):

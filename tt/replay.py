@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tt.errors import BadInput, Divergence
-from tt.events import EDITS, Event, Kind
+from tt.events import ANSWERS, INPUTS, Event, Kind
 from tt.log import ConsoleCoalescer, EventsAhead, Trace, contents_digest
 from tt.log.checkpoints import PAGE, StoredCheckpoint, set_bits
 from tt.log.disk_writer import DISK_ONLY
@@ -18,16 +18,14 @@ from tt.vmm.engine import FOREVER
 from tt.vmm.machine import Machine
 
 PARTS = ("cpu", "ram", "board", "disks")
-_ANSWERS = frozenset({Kind.ENTROPY, Kind.CLOCK})
-_INPUTS = frozenset({Kind.INPUT, Kind.WAKE, *EDITS})
 
 
 class TraceSource:
     """Answers and inputs from a trace, for a machine that has just arrived at `first_tick`."""
 
     def __init__(self, trace: Trace, first_tick: int = 0) -> None:
-        self._answers = EventsAhead(trace, _ANSWERS, first_tick)
-        self._inputs = EventsAhead(trace, _INPUTS, first_tick)
+        self._answers = EventsAhead(trace, ANSWERS, first_tick)
+        self._inputs = EventsAhead(trace, INPUTS, first_tick)
 
     def answer(self, tick: int, kind: Kind, unit: int, live: Callable[[], bytes]) -> bytes:
         """Return what was answered then."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tt.errors import BadInput, EngineError
-from tt.events import EDITS, Event, Kind
+from tt.events import Event, Kind, Role
 from tt.vmm.clock import Clock
 from tt.vmm.disk import SECTOR, OverlayDisk
 from tt.vmm.engine import BREAK, CATCH, FOREVER, WATCH, Engine
@@ -128,7 +128,7 @@ class Machine(abc.ABC):
                 return Stop("pause", tick)
             if self.ended is None:
                 for event in self.door.take_inputs():
-                    if event.kind in EDITS:
+                    if event.kind.role is Role.EDIT:
                         self._apply(event)
                     else:
                         self.input(event)

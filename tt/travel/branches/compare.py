@@ -14,7 +14,7 @@ from itertools import islice, zip_longest
 from typing import Any
 
 from tt.errors import BadInput
-from tt.events import EDITS, Event, Kind
+from tt.events import FROM_OUTSIDE, Event, Kind
 from tt.log.text import printable
 from tt.position import format_tick
 from tt.travel.branches.family import family, trace_id
@@ -23,7 +23,6 @@ from tt.travel.timeline import Timeline
 from tt.vmm.machine import Machine
 
 _PAGE = 4096
-_CHOICES = (Kind.INPUT, Kind.WAKE, Kind.ENTROPY, Kind.CLOCK, *EDITS)
 _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
 _SHOWN_BYTES = 16
 _MOST_RANGES = 64  # of one page, before it is told as a whole
@@ -214,7 +213,7 @@ class _Search:
             return
         begin = max(min(ticks) - 1, 0)
         left, right = (
-            line.trace.numbered_events(begin, self.end, _CHOICES) for line in (self.left, self.right)
+            line.trace.numbered_events(begin, self.end, FROM_OUTSIDE) for line in (self.left, self.right)
         )
         one, two = next(left, None), next(right, None)
         while one is not None or two is not None:

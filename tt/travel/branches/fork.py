@@ -24,7 +24,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tt.errors import TTError, UsageError
-from tt.events import EDITS, Event, Kind
+from tt.events import ANSWERS, INPUTS, Event, Kind
 from tt.log import BackgroundWriter
 from tt.log.chunks import MAX_DATA
 from tt.log.coalesce import MAX_RUN_TICKS
@@ -51,10 +51,8 @@ if TYPE_CHECKING:
 
 _PAGE = 4096
 _SETTLE_S = 2.0  # host time that an interrupted idle guest gets to reach its next instruction
-_INPUTS = (Kind.WAKE, Kind.INPUT, *EDITS)
 _ErrorType = type[BaseException]  # in the class, `type` is what one does on a keyboard
 _BOOT_FILES = ("kernel", "initrd", "guest")
-_ANSWERS = (Kind.ENTROPY, Kind.CLOCK)
 
 
 class Fork:
@@ -99,7 +97,7 @@ class Fork:
         self._arrived = True  # at the tick, and nothing of it has happened yet
         config = config_of(parent)
         past = _Past(timeline, prompt=bool(script))
-        answered = sum(e.tick == self.fork_tick and e.kind in _ANSWERS for e in past.recent)
+        answered = sum(e.tick == self.fork_tick and e.kind in ANSWERS for e in past.recent)
         kept = KeptInputs(parent, self.fork_tick, answered) if keep_inputs else None
         self._source = BranchSource(kept, script)
         disks = [disk.twin() for disk in timeline.machine.disks]
@@ -303,7 +301,7 @@ class Fork:
             raise UsageError(f"the machine has ended ({self.machine.ended}): nothing can be changed any more")
         # A replay makes edits as soon as they can come: on arrival, or behind the guest's idling or an input.
         last = self._told
-        if not (self._arrived or last is None or last.tick < self.tick or last.kind in _INPUTS):
+        if not (self._arrived or last is None or last.tick < self.tick or last.kind in INPUTS):
             raise UsageError(
                 f"the guest idles at tick {self.tick:,} in the middle of what happens there: "
                 "let it run on first, or fork again at that tick"

@@ -7,15 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
-from tt.events import EDITS, Event, Kind
+from tt.events import ANSWERS, INPUTS, Event, Kind
 from tt.log import Trace
 from tt.vmm.live import LiveSource
 
 BREATHE_EVERY_S = 0.1
 """How often a running fork comes up for air: for progress, Ctrl-C and commits."""
-
-_INPUTS = (Kind.INPUT, Kind.WAKE, *EDITS)
-_ANSWERS = (Kind.ENTROPY, Kind.CLOCK)
 
 
 class KeptInputs:
@@ -26,8 +23,8 @@ class KeptInputs:
     """
 
     def __init__(self, trace: Trace, tick: int, answered: int) -> None:
-        self._inputs = trace.events(tick, kinds=_INPUTS)
-        self._answers: Iterator[Event] = islice(trace.events(tick, kinds=_ANSWERS), answered, None)
+        self._inputs = trace.events(tick, kinds=INPUTS)
+        self._answers: Iterator[Event] = islice(trace.events(tick, kinds=ANSWERS), answered, None)
         self._input = next(self._inputs, None)
         self._answer = next(self._answers, None)
 
