@@ -15,12 +15,12 @@ unicorn = Path(str(files("unicorn")))
 engine = Extension(
     "tt.vmm.engine._engine",
     sources=[str(ENGINE / name) for name in ("_engine.pyx", *sorted(p.name for p in ENGINE.glob("*.c")))],
-    depends=[str(ENGINE / "core.h")],
+    depends=[str(path) for path in sorted((*ENGINE.glob("*.h"), *ENGINE.glob("*.pxd")))],
     include_dirs=[str(ENGINE), str(unicorn / "include")],
     # By full path: "-lunicorn" would pick the static archive, a second emulator in the process.
     extra_objects=[str(unicorn / "lib" / "libunicorn.so.2")],
     runtime_library_dirs=["$ORIGIN/../../../unicorn/lib"],
-    extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+    extra_compile_args="-std=gnu11 -O2 -fvisibility=hidden -Wall -Wextra -Wno-unused-parameter".split(),
 )
 
 

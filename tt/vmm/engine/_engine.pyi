@@ -25,6 +25,9 @@ CATCH: int
 FOREVER: int
 """A tick that no machine reaches."""
 
+def layout_probes() -> int:
+    """Return how often this process looked where things lie in libunicorn: once, for the first engine."""
+
 class Engine:
     """Make a CPU with `ram_size` bytes of zeroed RAM at guest-physical 0.
 

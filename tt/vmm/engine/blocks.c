@@ -69,12 +69,7 @@ void tt_tired(Engine *e)
 
 Block *tt_running_block(const Engine *e)
 {
-    /* A block's description lies at a fixed distance before its code. */
-    static ptrdiff_t distance;
-    uint8_t *code = e->code_base + CURRENT(e) - 1;
-    if (unlikely(!distance))
-        distance = code - (uint8_t *)tt_inside.tb_lookup(e->tcg_ctx, (uintptr_t)code + 1);
-    return (Block *)(code - distance);
+    return (Block *)(e->code_base + CURRENT(e) - 1 - tt_layout.block_distance);
 }
 
 static int64_t sleb128(const uint8_t **p)
@@ -340,6 +335,8 @@ static int prologue_instruction(const uint8_t *p, bool *is_call)
 void tt_patch_block(Engine *e, Block *tb)
 {
     uint8_t *code = tb->code, *p = code, patch[64], *q = patch;
+    if (unlikely(!e->code_base)) /* the first block: none lies before it */
+        e->code_base = (uint8_t *)((uintptr_t)code & ~0xfffffull);
     uint32_t words[4] = {tt_layout.left, tb->icount, tt_layout.current, (uint32_t)(code - e->code_base) + 1};
     void *slow = (void *)block_slow;
     int calls = 0;

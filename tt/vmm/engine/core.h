@@ -4,12 +4,16 @@
  * Unicorn's public interface cannot say who accessed memory with which
  * privilege, count instructions cheaply, or deliver an interrupt.  The QEMU
  * inside it can, and the library exports all of its symbols.  So the engine
- * (layout.c) finds those functions and a handful of structure offsets at
- * start-up, checks every one against behaviour, and refuses to run when
- * anything does not fit.  See docs/decisions/0001-engine-internals.md.
+ * finds those functions (inside.c) and a handful of structure offsets (layout.c)
+ * when the first one is made, checks every one against behaviour, and refuses to
+ * run when anything does not fit.  See docs/decisions/0001-engine-internals.md.
  *
- *   layout.c   find and check Unicorn's insides; interpose two functions
- *   mmu.c      page walks, the software-filled TLB, page classes W and X
+ *   qemu.h     what is known of QEMU's structures and functions
+ *   inside.c   find those functions; interpose some of them
+ *   layout.c   find where things lie in those structures, and check it
+ *   walk.c     walks of the guest's page tables
+ *   tlb.c      the entries of QEMU's TLB
+ *   mmu.c      what the TLB may hold: page classes W and X, page tables in use
  *   blocks.c   ticks, stopping exactly
  *   state.c    flags, segments, the bytes that are state
  *   instructions.c  system calls, CPUID, the time-stamp counter, port I/O
@@ -22,11 +26,7 @@
 #ifndef TT_CORE_H
 #define TT_CORE_H
 
-#include <setjmp.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <unicorn/unicorn.h>
+#include "qemu.h"
 
 #define PAGE_SIZE 4096u
 #define PAGE_MASK (~(uint64_t)(PAGE_SIZE - 1))
@@ -34,72 +34,6 @@
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
-
-/* QEMU's CPUX86State, as far as it is used: byte offsets from `env`.  Those
- * that no register access can confirm are checked by behaviour in layout.c. */
-enum {
-    ENV_REGS = 0,
-    ENV_EIP = 128,
-    ENV_EFLAGS = 136,
-    ENV_CC_DST = 144,
-    ENV_CC_SRC = 152,
-    ENV_CC_SRC2 = 160,
-    ENV_CC_OP = 168,
-    ENV_DF = 172,
-    ENV_HFLAGS = 176,
-    ENV_HFLAGS2 = 180,
-    ENV_SEGS = 184, /* ES CS SS DS FS GS, then LDT TR GDT IDT */
-    ENV_CR = 424,   /* CR0..CR4 */
-    ENV_A20 = 464,
-    ENV_FPSTT = 604, /* then status, control, tags */
-    ENV_FPREGS = 624,
-    ENV_FP_STATUS = 776,
-    ENV_MMX_STATUS = 800, /* and SSE's after it */
-};
-
-typedef struct Segment {
-    uint32_t selector;
-    uint64_t base;
-    uint32_t limit;
-    uint32_t flags; /* the descriptor's second word, bits 8-23 */
-} Segment;
-
-enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDT, SEG_TR, SEG_GDT, SEG_IDT };
-
-/* QEMU's TranslationBlock. */
-typedef struct Block {
-    uint64_t pc; /* linear address */
-    uint64_t cs_base;
-    uint32_t flags;
-    uint16_t size;
-    uint16_t icount;
-    uint32_t cflags;
-    uint32_t trace_state;
-    uint8_t *code;
-    size_t code_size;
-    void *orig;
-    uintptr_t page_next[2];
-    uint64_t page_addr[2]; /* guest-physical pages holding the block's code */
-} Block;
-
-/* QEMU's CPUTLBEntry. */
-typedef struct TlbEntry {
-    uint64_t addr_read, addr_write, addr_code, paddr;
-    uintptr_t addend;
-    uint8_t pad[64 - 40];
-} TlbEntry;
-
-typedef struct TlbFast {
-    uintptr_t mask; /* (entries - 1) * sizeof(TlbEntry) */
-    TlbEntry *table;
-} TlbFast;
-
-enum { MMU_MODES = 3, MMU_KSMAP = 0, MMU_USER = 1, MMU_KNOSMAP = 2 };
-enum { VICTIMS = 8, TLB_WINDOW_MOST = 24 /* in QEMU's CPUTLBDesc: the most entries used of late */ };
-
-/* Access kinds, and rights in a TLB entry, as QEMU numbers them. */
-enum { LOAD = 0, STORE = 1, FETCH = 2 };
-enum { RIGHT_R = 1, RIGHT_W = 2, RIGHT_X = 4, RIGHT_W_ONCE = 0x40 };
 
 /* Why run() came back. */
 enum Reason {
@@ -248,48 +182,6 @@ typedef struct Engine {
 
 extern _Thread_local Engine *tt_current;
 
-/* Offsets found at start-up (layout.c). */
-typedef struct Layout {
-    int efer, star, lstar, cstar, fmask, sysenter_cs, sysenter_esp, sysenter_eip;
-    int dr, error_code, old_exception;
-    int xmm; /* 32 registers of 64 bytes and a temporary; the guest sees 16 bytes of 16 of them */
-    int left, current; /* where `left` and the running block's id live in env */
-    int entry_tick;    /* ... and, saved with the state: the last exception's tick, and how many since */
-    int state_size;    /* bytes of env that are the CPU's state */
-    int mtrr;          /* memory type registers: 11 fixed, the default, 8 pairs; outside of those bytes */
-    int cpu_exception_index, cpu_halted, cpu_cflags_next_tb;
-    int tlb_fast;      /* from env, negative */
-    int tlb_desc, tlb_desc_size, tlb_victims;
-} Layout;
-extern Layout tt_layout;
-
-/* QEMU's functions inside libunicorn (layout.c). */
-typedef struct Inside {
-    void (*tlb_set_page)(void *cpu, uint64_t vaddr, uint64_t paddr, int prot, int mmu_idx, uint64_t size);
-    void (*tlb_flush)(void *cpu);
-    void (*cpu_loop_exit)(void *cpu) __attribute__((noreturn));
-    void (*raise_exception_err_ra)(void *env, int vector, int error, uintptr_t ra) __attribute__((noreturn));
-    void (*do_interrupt)(void *cpu);
-    void (*do_interrupt_hard)(void *env, int vector, int is_hw);
-    void (*tb_invalidate_page_range)(uc_engine *uc, uint64_t start, uint64_t end);
-    Block *(*tb_lookup)(void *tcg_ctx, uintptr_t host_pc);
-    void (*tb_flush)(void *cpu);
-    uint64_t (*compute_flags)(uint64_t dst, uint64_t src1, uint64_t src2, int op);
-    void (*check_io[3])(void *env, uint32_t port);
-    void *fill_tlb; /* what tt_fill replaces */
-    void (*update_dr7)(void *env, uint32_t dr7);
-    void (*tb_flush_jmp_cache)(void *cpu, uint64_t addr);
-    bool (*restore_state)(void *cpu, uintptr_t host_pc, bool will_exit);
-    void (*tb_phys_invalidate)(void *tcg_ctx, Block *tb, uint64_t page_addr);
-    /* The originals of what is interposed. */
-    Block *(*tb_gen_code)(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, int cflags);
-    void (*gen_intermediate_code)(void *cpu, Block *tb, int max_instructions);
-    int (*tcg_gen_code)(void *tcg_ctx, Block *tb);
-    void (*cpu_loop_exit_noexc)(void *cpu) __attribute__((noreturn));
-    Block *(*tb_htable_lookup)(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, uint32_t cf_mask);
-} Inside;
-extern Inside tt_inside;
-
 #define ENV(e, off, type) (*(type *)((e)->env + (off)))
 #define REG(e, n) ENV(e, ENV_REGS + 8 * (n), uint64_t)
 #define EIP(e) ENV(e, ENV_EIP, uint64_t)
@@ -305,35 +197,24 @@ enum { MTRR_SIZE = 8 * (11 + 1 + 16), MTRR_SAVED = -256 }; /* where in a saved s
 #define ENTRY_COUNT(e) ENV(e, tt_layout.entry_tick + 8, uint64_t)
 #define CPU32(e, off) (*(int32_t *)((e)->cpu + (off)))
 
-enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI };
-enum {
-    FLAG_TF = 1 << 8, FLAG_IF = 1 << 9, FLAG_DF = 1 << 10, FLAG_RF = 1 << 16, FLAG_VM = 1 << 17,
-    FLAGS_ARITH = 0x8d5,
-};
-enum {
-    HF_CPL = 3, HF_INHIBIT_IRQ = 1 << 3, HF_CS32 = 1 << 4, HF_SS32 = 1 << 5, HF_ADDSEG = 1 << 6,
-    HF_PE = 1 << 7, HF_TF = 1 << 8, HF_LMA = 1 << 14, HF_CS64 = 1 << 15, HF_RF = 1 << 16, HF_VM = 1 << 17,
-    HF_OSFXSR = 1 << 22, HF_SMAP = 1 << 23,
-};
-enum { EFER_SCE = 1, EFER_LME = 1 << 8, EFER_LMA = 1 << 10, EFER_NXE = 1 << 11 };
-enum { CR4_PSE = 1 << 4, CR4_PAE = 1 << 5, CR4_OSFXSR = 1 << 9, CR4_SMEP = 1 << 20, CR4_SMAP = 1 << 21 };
-enum { CR0_PE = 1, CR0_WP = 1 << 16, CR0_PG = 1u << 31 };
-enum { EXC_DB = 1, EXC_UD = 6, EXC_DF = 8, EXC_GP = 13, EXC_PF = 14, EXC_HLT = 0x10001 };
-
 /* How long run() may take when every instruction is slow: some 100 ms.  It comes
  * back early then, which no guest can notice. */
 enum { EFFORT_LIMIT = 1000000, EFFORT_FILL = 3, EFFORT_FAULT = 10, EFFORT_ACCESS = 30, EFFORT_BLOCK = 150 };
 
 /* layout.c */
+uc_err tt_open_unicorn(uc_engine **uc, uint32_t code_buffer, void *ram, uint64_t size);
 const char *tt_layout_prepare(Engine *e);
-/* mmu.c */
-bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe, uintptr_t ra);
+int tt_layout_probes(void);
+/* walk.c */
 bool tt_translate(Engine *e, uint64_t addr, uint64_t *paddr);
-void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size);
+/* tlb.c */
 void tt_flush_tlb(Engine *e);
 uint64_t tt_tlb_entries(Engine *e, int mode);
 void tt_revoke_stores(Engine *e);
 void tt_drop_tlb(Engine *e);
+/* mmu.c */
+bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe, uintptr_t ra);
+void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size);
 void tt_forget_code(Engine *e);
 /* cpu.c */
 bool tt_open_hooks(Engine *e);

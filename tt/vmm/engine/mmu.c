@@ -1,9 +1,8 @@
 /*
- * Memory: page walks, the software-filled TLB, and which pages hold code.
+ * Memory: what the software-filled TLB may hold, and which pages hold code.
  *
  * Every TLB miss comes here, with the exact address, kind and privilege of the
- * access.  Walks follow the Intel SDM, volume 3, chapter 4, and AMD APM volume 2,
- * chapter 5.
+ * access.
  *
  * Stale code.  Unicorn notices a store to translated code only while the TLB
  * entry of the store is marked "not dirty", and it clears that mark after the
@@ -23,290 +22,9 @@
  * Nothing a guest can see depends on when a fill happens (QEMU resizes its TLB
  * by host time): D is set exactly when a store first needs it, and A is not set.
  */
-#include <string.h>
+#include "mmu.h"
 
-#include "core.h"
-
-enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40, PTE_PS = 0x80 };
-#define PTE_NX (1ull << 63)
-#define PTE_ADDR 0x000ffffffffff000ull
-#define PTE_RSVD 0x000ff00000000000ull /* above the 44 physical address bits that CPUID tells of */
-enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 };
-enum { TLB_LEAST = 1024 };
 enum { FLIPS_ALLOWED = 8, TABLE_STORES_ALLOWED = 4096 };
-
-typedef struct Walk {
-    uint64_t paddr; /* of the 4 KB page */
-    uint64_t size;  /* of the mapping: 4 KB, 2 MB, 4 MB, 1 GB */
-    int rights;
-    int vector;     /* 0: fine; else the exception */
-    int error;
-    uint64_t dirty_at; /* physical address of an entry that needs D for this store; 0: none */
-    int tables;     /* how many page tables were used */
-    uint64_t table[4], covers[4];
-} Walk;
-
-static void touched(Engine *e, uint64_t paddr, uint64_t size);
-
-static uint64_t read_entry(Engine *e, uint64_t paddr, int size)
-{
-    uint64_t v = 0;
-    if (paddr + size > e->ram_size)
-        return ~0ull >> (64 - 8 * size); /* a bus with nobody on it */
-    tt_fresh(e, paddr, size);
-    memcpy(&v, e->ram + paddr, size);
-    return v;
-}
-
-/* Put D into a page-table entry, as a store by the CPU. */
-static void set_dirty_bit(Engine *e, uint64_t paddr, uint64_t entry, int size)
-{
-    if (paddr + size > e->ram_size)
-        return;
-    if (unlikely(e->watch_count))
-        tt_watch_physical(e, paddr, size, BY_WALK);
-    entry |= PTE_D | PTE_A;
-    memcpy(e->ram + paddr, &entry, size);
-    touched(e, paddr, size);
-}
-
-static void fault(Walk *w, int error, int rw, bool user, const Engine *e)
-{
-    bool tells_fetch = ((EFER(e) & EFER_NXE) && (CR(e, 4) & CR4_PAE)) || (CR(e, 4) & CR4_SMEP);
-    w->vector = EXC_PF;
-    w->error = error | (rw == STORE ? PF_W : 0) | (user ? PF_U : 0) | (rw == FETCH && tells_fetch ? PF_I : 0);
-}
-
-static void used_table(Walk *w, uint64_t at, uint64_t covers)
-{
-    w->table[w->tables] = at & PAGE_MASK;
-    w->covers[w->tables++] = covers;
-}
-
-/* Translate `addr`.  With `commit`, sets D as the access would. */
-static Walk walk(Engine *e, uint64_t addr, int rw, int mmu_idx, bool commit)
-{
-    Walk w = {.size = PAGE_SIZE};
-    uint64_t cr0 = CR(e, 0), cr4 = CR(e, 4), rights = PTE_W | PTE_U, entry, at;
-    bool user = mmu_idx == MMU_USER, nx = false, is_long = HFLAGS(e) & HF_LMA;
-    uint64_t reserved = PTE_RSVD | (EFER(e) & EFER_NXE ? 0 : PTE_NX);
-    int width = 8, leaf_shift = 12;
-
-    if (!(cr0 & CR0_PG)) {
-        w.paddr = (is_long ? addr : (uint32_t)addr) & PAGE_MASK;
-        w.rights = RIGHT_R | RIGHT_W | RIGHT_X;
-        return w;
-    }
-    if (cr4 & CR4_PAE) {
-        int shift = 39;
-        at = CR(e, 3) & PTE_ADDR;
-        if (is_long) {
-            int64_t top = (int64_t)addr >> 47;
-            if (top != 0 && top != -1) {
-                w.vector = EXC_GP;
-                return w;
-            }
-        } else {
-            addr = (uint32_t)addr;
-            at = CR(e, 3) & 0xffffffe0;
-            shift = 30;
-        }
-        for (;; shift -= 9) {
-            uint64_t index_mask = !is_long && shift == 30 ? 3 : 511;
-            at += ((addr >> shift) & index_mask) * 8;
-            used_table(&w, at, shift == 12 ? (addr & ~0x1fffffull) | TABLE_LEAF : addr & ~((512ull << shift) - 1));
-            entry = read_entry(e, at, 8);
-            if (!(entry & PTE_P)) {
-                fault(&w, 0, rw, user, e);
-                return w;
-            }
-            bool pdpte32 = !is_long && shift == 30; /* no rights in these: SDM 4.4.1 */
-            if (entry & (pdpte32 ? PTE_RSVD | PTE_NX : reserved)) {
-                fault(&w, PF_P | PF_RSVD, rw, user, e);
-                return w;
-            }
-            if (!pdpte32) {
-                rights &= entry;
-                nx |= entry >> 63;
-            }
-            if (shift == 12)
-                break;
-            if ((entry & PTE_PS) && shift < 39 && !pdpte32) {
-                leaf_shift = shift;
-                break;
-            }
-            if ((entry & PTE_PS) && shift == 39) {
-                fault(&w, PF_P | PF_RSVD, rw, user, e);
-                return w;
-            }
-            at = entry & PTE_ADDR;
-        }
-        w.size = 1ull << leaf_shift;
-        if (leaf_shift > 12 && (entry & PTE_ADDR & (w.size - 1) & ~0x1000ull)) { /* bit 12 is PAT */
-            fault(&w, PF_P | PF_RSVD, rw, user, e);
-            return w;
-        }
-        w.paddr = (entry & PTE_ADDR & ~(w.size - 1)) | (addr & (w.size - 1) & PAGE_MASK);
-    } else {
-        width = 4;
-        addr = (uint32_t)addr;
-        at = (CR(e, 3) & 0xfffff000) + (addr >> 22) * 4;
-        used_table(&w, at, TABLE_NARROW);
-        entry = read_entry(e, at, 4);
-        if (!(entry & PTE_P)) {
-            fault(&w, 0, rw, user, e);
-            return w;
-        }
-        rights &= entry;
-        if ((entry & PTE_PS) && (cr4 & CR4_PSE)) { /* 4 MB, PSE-36 */
-            if (entry & (1 << 21)) {
-                fault(&w, PF_P | PF_RSVD, rw, user, e);
-                return w;
-            }
-            w.size = 4 << 20;
-            w.paddr = (entry & 0xffc00000) | ((entry & 0x1fe000) << 19) | (addr & 0x3ff000);
-        } else {
-            at = (entry & 0xfffff000) + ((addr >> 12) & 1023) * 4;
-            used_table(&w, at, (addr & 0xffc00000) | TABLE_LEAF | TABLE_NARROW);
-            entry = read_entry(e, at, 4);
-            if (!(entry & PTE_P)) {
-                fault(&w, 0, rw, user, e);
-                return w;
-            }
-            rights &= entry;
-            w.paddr = entry & 0xfffff000;
-        }
-    }
-
-    if (rights & PTE_U) {
-        if (user || mmu_idx == MMU_KNOSMAP || !(cr4 & CR4_SMAP))
-            w.rights |= RIGHT_R;
-    } else if (!user) {
-        w.rights |= RIGHT_R;
-    }
-    if ((w.rights & RIGHT_R) && ((rights & PTE_W) || (!user && !(cr0 & CR0_WP))))
-        w.rights |= RIGHT_W;
-    if (!nx && (user ? (rights & PTE_U) != 0 : !((cr4 & CR4_SMEP) && (rights & PTE_U))))
-        w.rights |= RIGHT_X;
-    if (!(w.rights & (1 << rw))) {
-        fault(&w, PF_P, rw, user, e);
-        return w;
-    }
-    if (!(entry & PTE_D)) {
-        w.dirty_at = rw == STORE ? at : 0;
-        if (rw == STORE && commit)
-            set_dirty_bit(e, at, entry, width);
-        else
-            w.rights &= ~RIGHT_W; /* D must be set when the store comes */
-    }
-    return w;
-}
-
-bool tt_translate(Engine *e, uint64_t addr, uint64_t *paddr)
-{
-    if (e->denali) {
-        int rights;
-        return tt_soft_lookup(e, addr, paddr, &rights);
-    }
-    Walk w = walk(e, addr, LOAD, MMU_KNOSMAP, false);
-    *paddr = w.paddr | (addr & (PAGE_SIZE - 1));
-    return !w.vector;
-}
-
-/* ---- the TLB's entries, one by one ------------------------------------- */
-
-static TlbFast *tlb_of(Engine *e, int mode)
-{
-    return (TlbFast *)(e->env + tt_layout.tlb_fast) + mode;
-}
-
-/* How many entries QEMU gives the TLB of a mode at present. */
-uint64_t tt_tlb_entries(Engine *e, int mode)
-{
-    return tlb_of(e, mode)->mask / sizeof(TlbEntry) + 1;
-}
-
-static TlbEntry *victims_of(Engine *e, int mode)
-{
-    return (TlbEntry *)(e->env + tt_layout.tlb_desc + mode * tt_layout.tlb_desc_size + tt_layout.tlb_victims);
-}
-
-static void drop_entry(TlbEntry *t, uint64_t paddr, bool code)
-{
-    if (t->paddr == paddr && (code ? t->addr_code : t->addr_write) != ~0ull)
-        memset(t, 0xff, sizeof *t);
-}
-
-/* Take W (or X, with `code`) on a physical page away, wherever it was granted. */
-static void drop_rights(Engine *e, uint64_t paddr, bool code)
-{
-    Page *p = &e->pages[paddr / PAGE_SIZE];
-    uint64_t addr = code ? p->x_addr : p->w_addr;
-    bool many = p->marks & (code ? MANY_X : MANY_W);
-
-    if (!addr)
-        return;
-    for (int mode = 0; mode < MMU_MODES; mode++) {
-        TlbFast *f = tlb_of(e, mode);
-        if (many) {
-            for (size_t i = 0; i <= f->mask / sizeof(TlbEntry); i++)
-                drop_entry(&f->table[i], paddr, code);
-        } else {
-            drop_entry((TlbEntry *)((uint8_t *)f->table + ((addr >> 12) * sizeof(TlbEntry) & f->mask)), paddr, code);
-        }
-        for (int i = 0; i < VICTIMS; i++)
-            drop_entry(&victims_of(e, mode)[i], paddr, code);
-    }
-    *(code ? &p->x_addr : &p->w_addr) = 0;
-    p->marks &= code ? ~MANY_X : ~MANY_W;
-}
-
-static void granted(Page *p, uint64_t vpage, bool code)
-{
-    uint64_t *addr = code ? &p->x_addr : &p->w_addr, mark = vpage | 1;
-    if (*addr && *addr != mark)
-        p->marks |= code ? MANY_X : MANY_W;
-    *addr = mark;
-}
-
-/* Empty the TLB.  QEMU sizes it then by how much of it was used in the last 100 ms of host
- * time.  A small one, mapped directly, makes two hot pages that share an entry cost five
- * times the run, so it is kept from shrinking below TLB_LEAST entries. */
-void tt_drop_tlb(Engine *e)
-{
-    e->epoch++;
-    for (int mode = 0; mode < MMU_MODES; mode++) {
-        uint64_t entries = tt_tlb_entries(e, mode), least = entries < TLB_LEAST ? entries : TLB_LEAST / 2;
-        uint8_t *desc = e->env + tt_layout.tlb_desc + mode * tt_layout.tlb_desc_size;
-        uint64_t *most_used = (uint64_t *)(desc + TLB_WINDOW_MOST);
-        if (*most_used < least) /* all used: it doubles; half: it stays */
-            *most_used = least;
-    }
-    tt_inside.tlb_flush(e->cpu);
-}
-
-/* Have every page's next store come here. */
-void tt_revoke_stores(Engine *e)
-{
-    for (int mode = 0; mode < MMU_MODES; mode++) {
-        TlbFast *f = tlb_of(e, mode);
-        for (size_t i = 0; i <= f->mask / sizeof(TlbEntry); i++)
-            f->table[i].addr_write = ~0ull;
-        for (int i = 0; i < VICTIMS; i++)
-            victims_of(e, mode)[i].addr_write = ~0ull;
-    }
-}
-
-/* Empty the TLB, and forget where rights were granted. */
-void tt_flush_tlb(Engine *e)
-{
-    tt_drop_tlb(e);
-    for (uint64_t i = 0; i < e->ram_size / PAGE_SIZE; i++) {
-        Page *p = &e->pages[i];
-        p->w_addr = p->x_addr = 0;
-        p->marks &= STALE;
-    }
-}
 
 void tt_forget_code(Engine *e)
 {
@@ -336,11 +54,11 @@ void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size)
             break;
         }
     }
-    touched(e, paddr, size);
+    tt_touched(e, paddr, size);
 }
 
 /* ... or by a page walk, which changes no translation. */
-static void touched(Engine *e, uint64_t paddr, uint64_t size)
+void tt_touched(Engine *e, uint64_t paddr, uint64_t size)
 {
     uint64_t end = paddr + size;
     while (paddr < end) {
@@ -373,29 +91,13 @@ static void remember_tables(Engine *e, const Walk *w)
             p->table_covers = w->covers[i];
             p->table_stores = 0;
             if (p->cls == CLASS_W) {
-                drop_rights(e, w->table[i], false);
+                tt_drop_rights(e, w->table[i], false);
                 p->cls = CLASS_NONE;
             }
         } else if (p->table_covers != w->covers[i]) {
             p->table_covers = TABLE_SHARED;
         }
     }
-}
-
-/* Take one virtual page out of the TLB. */
-static void drop_page(Engine *e, uint64_t vpage)
-{
-    for (int mode = 0; mode < MMU_MODES; mode++) {
-        TlbFast *f = tlb_of(e, mode);
-        TlbEntry *t = (TlbEntry *)((uint8_t *)f->table + ((vpage >> 12) * sizeof(TlbEntry) & f->mask));
-        for (int i = -1; i < VICTIMS; i++) {
-            TlbEntry *entry = i < 0 ? t : &victims_of(e, mode)[i];
-            if ((entry->addr_read & PAGE_MASK) == vpage || (entry->addr_write & PAGE_MASK) == vpage
-                || (entry->addr_code & PAGE_MASK) == vpage)
-                memset(entry, 0xff, sizeof *entry);
-        }
-    }
-    tt_inside.tb_flush_jmp_cache(e->cpu, vpage);
 }
 
 /* The running block's code may be elsewhere once this store is done: the store must be
@@ -425,7 +127,7 @@ static void store_to_table(Engine *e, uint64_t paddr, int size, uintptr_t ra)
     if (last > page + PAGE_SIZE - 1)
         last = page + PAGE_SIZE - 1;
     for (uint64_t at = paddr & ~(uint64_t)(width - 1); at <= last; at += width) {
-        if (!(read_entry(e, at, width) & PTE_P)) /* nothing came from it */
+        if (!(tt_read_entry(e, at, width) & PTE_P)) /* nothing came from it */
             continue;
         if (!(p->table_covers & TABLE_LEAF)) {
             refetch_after(e, ra);
@@ -435,7 +137,7 @@ static void store_to_table(Engine *e, uint64_t paddr, int size, uintptr_t ra)
         uint64_t vpage = (p->table_covers & PAGE_MASK) + (at - page) / width * PAGE_SIZE;
         if (vpage == code || vpage == code_end)
             refetch_after(e, ra);
-        drop_page(e, vpage);
+        tt_drop_page(e, vpage);
     }
 }
 
@@ -447,9 +149,9 @@ static int grant(Engine *e, uint64_t vpage, uint64_t paddr, int rights, int rw, 
     switch (rw) {
     case FETCH:
         if (p->cls == CLASS_W)
-            drop_rights(e, paddr, false);
+            tt_drop_rights(e, paddr, false);
         p->cls = CLASS_X;
-        granted(p, vpage, true);
+        tt_granted(p, vpage, true);
         return (rights & RIGHT_R) | RIGHT_X;
     case STORE:
         p->dirty = DIRTY_ALL;
@@ -459,16 +161,16 @@ static int grant(Engine *e, uint64_t vpage, uint64_t paddr, int rights, int rw, 
             if (p->flips >= FLIPS_ALLOWED || on_running_block(e, paddr, ra))
                 return (rights & RIGHT_R) | RIGHT_W | RIGHT_W_ONCE;
             drop_code(e, paddr, PAGE_SIZE);
-            drop_rights(e, paddr, true);
+            tt_drop_rights(e, paddr, true);
             p->flips++;
             e->class_flips++;
         }
         p->cls = CLASS_W;
-        granted(p, vpage, false);
+        tt_granted(p, vpage, false);
         return (rights & RIGHT_R) | RIGHT_W;
     default:
         if ((rights & RIGHT_W) && p->cls == CLASS_W && p->dirty == DIRTY_ALL) {
-            granted(p, vpage, false);
+            tt_granted(p, vpage, false);
             return RIGHT_R | RIGHT_W;
         }
         return RIGHT_R;
@@ -478,7 +180,7 @@ static int grant(Engine *e, uint64_t vpage, uint64_t paddr, int rights, int rw, 
 /* If the store will set a D that is watched, the store must be alone in its block. */
 static void watch_dirty_bit(Engine *e, uint64_t addr, int mmu_idx, uintptr_t ra)
 {
-    uint64_t at = walk(e, addr, STORE, mmu_idx, false).dirty_at;
+    uint64_t at = tt_walk(e, addr, STORE, mmu_idx, false).dirty_at;
     Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
     if (at && tb && tb->icount != 1 && tt_watches_physical(e, at, 8))
         tt_repeat_alone(e, ra);
@@ -502,7 +204,7 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
     } else {
         if (unlikely(e->watch_count) && rw == STORE)
             watch_dirty_bit(e, addr, mmu_idx, ra);
-        w = walk(e, addr, rw, mmu_idx, true);
+        w = tt_walk(e, addr, rw, mmu_idx, true);
     }
     if (unlikely(rw == FETCH && !w.vector && w.paddr >= e->ram_size)) {
         /* Code where nothing is: all ones, which are no instruction. */
