@@ -10,6 +10,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ENGINE = Path("tt/vmm/engine")
+FLAGS = ("-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter")
 unicorn = Path(str(files("unicorn")))
 
 engine = Extension(
@@ -20,7 +21,7 @@ engine = Extension(
     # By full path: "-lunicorn" would pick the static archive, a second emulator in the process.
     extra_objects=[str(unicorn / "lib" / "libunicorn.so.2")],
     runtime_library_dirs=["$ORIGIN/../../../unicorn/lib"],
-    extra_compile_args="-std=gnu11 -O2 -fvisibility=hidden -Wall -Wextra -Wno-unused-parameter".split(),
+    extra_compile_args=["-std=gnu11", "-O2", *FLAGS],
 )
 
 
