@@ -45,6 +45,10 @@ class Kind(IntEnum):
     EDIT_REGISTER = 12, Role.EDIT  # a register was set               value=new value, data=its name, ascii
     EDIT_MEMORY = 13, Role.EDIT  # RAM was changed                    value=physical address, data=bytes
     EDIT_DISK = 14, Role.EDIT  # a disk was changed                   unit=disk, value=lba, data=sectors
+    # Since format version 4; units and steps as in tt/vmm/messages.py.
+    PARENT = 15, Role.ANSWER  # what a parent did with a message just sent     unit=device, data=step
+    PARENT_LATER = 16, Role.INPUT  # the same, at a later tick        unit=device, value=message, data=step
+    ROUTE = 17, Role.INPUT  # messages go to a parent from now on (1), or no more (0)   unit=device, value
 
 
 def kinds_of(*roles: Role) -> frozenset[Kind]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from tt.errors import BadInput
 
 MAGIC = b"ttvm"
-VERSION = 3
+VERSION = 4
 PIECE = 64 << 10  # named files are stored in pieces of this many bytes
 MAX_DIGEST = 64  # bytes
 MAX_FILE_PIECES = 1 << 22
