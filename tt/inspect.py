@@ -17,11 +17,11 @@ from tt.log import Trace
 from tt.log.text import lines as console_lines
 from tt.log.text import printable
 from tt.position import format_tick
+from tt.vmm.linear import linear_pc, readable
 from tt.vmm.machine import Machine
 
 _LONGEST_INSTRUCTION = 15  # bytes
 _CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")  # ECMA-48, section 5.4
-_PAGE = 4096
 _FLAGS = (
     *((0, "CF"), (2, "PF"), (4, "AF"), (6, "ZF"), (7, "SF"), (8, "TF"), (9, "IF"), (10, "DF"), (11, "OF")),
     *((14, "NT"), (18, "AC")),
@@ -116,7 +116,7 @@ def disassembly(
     `name` gives an address a name, or ""; `note` what to say behind an instruction, or "".
     """
     engine = moment.machine.engine
-    here = next_instruction(moment)
+    here = linear_pc(engine)
     addr = here if addr is None else addr
     code = readable(engine.read_virtual, addr, number * _LONGEST_INSTRUCTION)
     found = disassemble(code, addr, engine.bits, number)
@@ -190,18 +190,6 @@ def hex_row(addr: int, data: bytes) -> str:
     return f"{addr:#018x}  {data[:8].hex(' '):<23}  {data[8:].hex(' '):<23}  {text}"
 
 
-def readable(read: Callable[[int, int], bytes], addr: int, size: int) -> bytes:
-    """Return `size` bytes, or as many as there are before the first page that cannot be read."""
-    data = bytearray()
-    while len(data) < size:
-        at = addr + len(data)
-        try:
-            data += read(at, min(size - len(data), _PAGE - at % _PAGE))
-        except (IndexError, OverflowError):
-            break
-    return bytes(data)
-
-
 def disassemble(code: bytes, addr: int, bits: int, number: int) -> list[tuple[int, bytes, str]]:
     """Return (addr, bytes, text) of up to `number` instructions in `code`, which lies at `addr`."""
     import capstone  # type: ignore[import-untyped]
@@ -212,13 +200,6 @@ def disassemble(code: bytes, addr: int, bits: int, number: int) -> list[tuple[in
         text = f"{instruction.mnemonic} {instruction.op_str}".rstrip()
         found.append((int(instruction.address), bytes(instruction.bytes), text))
     return found
-
-
-def next_instruction(moment: Moment) -> int:
-    """Return the virtual address of the instruction that comes next."""
-    engine = moment.machine.engine
-    rip = engine.registers()["rip"]
-    return rip if engine.bits == 64 else (rip + engine.segment("cs")[1]) & 0xFFFFFFFF
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> list[tuple[str, str]]:

@@ -16,8 +16,8 @@ from tt.replay import Replay
 from tt.travel import Timeline, search
 from tt.travel.sources import Source
 from tt.travel.stops import Arrival, Breakpoint, Catchpoint, StopPoint, Watchpoint
-from tt.travel.traps import linear_pc
 from tt.travel.writes import Write
+from tt.vmm.linear import linear_pc
 
 ADDRESS_REGISTERS = ("rsp", "rbp", "rsi", "rdi", "rbx", "rax", "rdx", "r12")
 EDITED_REGISTERS = ("rax", "rbx", "rcx", "r9", "rip", "rflags", "rsp")
@@ -423,7 +423,7 @@ class Walker:
         self._note(f"... {arrival.reason} at {arrival.tick:,} {arrival.detail}")
         assert arrival.tick == timeline.tick
         if isinstance(arrival.point, Breakpoint) and "entered from here" not in arrival.detail:
-            assert linear_pc(timeline) == arrival.point.addr
+            assert linear_pc(timeline.machine.engine) == arrival.point.addr
         return arrival
 
     def _set_stops(self) -> bool:
@@ -452,7 +452,8 @@ class Walker:
         kind = self._chance.choice(("break", "break", "watch", "watch", "catch"))
         if kind == "break":
             here = self._chance.random() < 0.2
-            return Breakpoint(linear_pc(self.timeline) if here else self._chance.choice(self.reference.pcs))
+            pc = linear_pc(self.timeline.machine.engine)
+            return Breakpoint(pc if here else self._chance.choice(self.reference.pcs))
         if kind == "watch":
             physical = self._chance.random() < 0.5
             reads = self._chance.random() < 0.3

@@ -12,7 +12,8 @@ import pytest
 
 from tt.log import Trace
 from tt.travel import Timeline
-from tt.travel.code import find_return, here, successors
+from tt.travel.code import here
+from tt.travel.returns import find_return, successors
 from tt.travel.sources import Input, Source
 from tt.travel.stepping import advance, step
 from tt.travel.stops import Breakpoint, Watchpoint

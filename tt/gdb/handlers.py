@@ -17,17 +17,16 @@ from dataclasses import dataclass
 
 from tt.events import Kind
 from tt.travel import Timeline
+from tt.travel.code import LONGEST, decode, here
 from tt.travel.stops import Breakpoint
-from tt.travel.traps import linear_pc
+from tt.vmm.linear import linear_pc, linear_sp, readable
 
 LONGEST_TICKS = 20_000_000
 """How far to follow a handler; after that the step ends inside of it."""
 
-_LONGEST_INSTRUCTION = 15
 _MOST_INTERRUPTS = 32  # that are looked at: a handler of many others is passed by
 _FRAME_WORDS = 24  # of stack that are searched: a handler may have pushed something already
-_IRETS = (b"\x48\xcf", b"\xcf")
-_VMCALL = b"\x0f\x01\xc1"
+_PROTECTED = 1  # in CR0
 _DENALI_RETURNS = (2, 3)  # RAX: return from event, return from exception
 # In the Denali register page: docs/denali-machine.md.
 _DENALI_PAGE = 0x1000
@@ -50,7 +49,7 @@ class Context:
         """Return the context one stands in."""
         values = timeline.registers()
         bits = timeline.machine.engine.bits
-        return cls(linear_pc(timeline), values["rip"], values["rsp"], values["cs"], bits)
+        return cls(linear_pc(timeline.machine.engine), values["rip"], values["rsp"], values["cs"], bits)
 
     def breakpoint(self) -> Breakpoint:
         """Return a breakpoint for coming back here: the same instruction with the same stack."""
@@ -59,11 +58,11 @@ class Context:
 
 def broke_in(timeline: Timeline, before: Context) -> bool:
     """Whether the step from `before` went into a handler and not to the instruction's own successor."""
-    here = linear_pc(timeline)
-    if before.pc <= here <= before.pc + _LONGEST_INSTRUCTION:
+    pc = linear_pc(timeline.machine.engine)
+    if before.pc <= pc <= before.pc + LONGEST:
         return False
     if timeline.trace.meta.get("machine") == "denali":
-        return _denali_frame(timeline, here, before)
+        return _denali_frame(timeline, pc, before)
     return _stack_frame(timeline, before)
 
 
@@ -83,59 +82,38 @@ def interrupted_at(timeline: Timeline, context: Context, until: int) -> int | No
 
 def is_return(timeline: Timeline) -> bool:
     """Whether the next instruction returns from a handler."""
-    try:
-        code = timeline.read(linear_pc(timeline), 3)
-    except IndexError:
-        return False
-    if code == _VMCALL:
+    code = here(timeline)
+    if code is not None and code.is_machine_call:
         return timeline.registers()["rax"] in _DENALI_RETURNS
-    return code.startswith(_IRETS)
+    return code is not None and code.is_interrupt_return
 
 
 def successor(timeline: Timeline, context: Context) -> int | None:
     """Return the address after the instruction at `context`: a handler may have done its work instead."""
-    import capstone  # type: ignore[import-untyped]
-
-    mode = {64: capstone.CS_MODE_64, 32: capstone.CS_MODE_32, 16: capstone.CS_MODE_16}[context.bits]
-    code = b""
-    for size in range(_LONGEST_INSTRUCTION, 0, -1):
-        try:
-            code = timeline.read(context.pc, size)
-            break
-        except IndexError:
-            continue
-    for instruction in capstone.Cs(capstone.CS_ARCH_X86, mode).disasm(code, context.pc, 1):
-        return context.pc + int(instruction.size)
-    return None
+    code = decode(readable(timeline.read, context.pc, LONGEST), context.pc, context.bits)
+    return None if code is None else code.following
 
 
-def _denali_frame(timeline: Timeline, here: int, before: Context) -> bool:
+def _denali_frame(timeline: Timeline, pc: int, before: Context) -> bool:
     page = timeline.machine.engine.read(_DENALI_PAGE, 0x180)
     for handler_at, frame_at in ((_EVENT_HANDLER, _EVENT_FRAME), (_EXCEPTION_HANDLER, _EXCEPTION_FRAME)):
         (handler,) = struct.unpack_from("<Q", page, handler_at)
         rip, _flags, rsp = struct.unpack_from("<3Q", page, frame_at)
-        if handler <= here <= handler + _LONGEST_INSTRUCTION and (rip, rsp) == (before.rip, before.rsp):
+        if handler <= pc <= handler + LONGEST and (rip, rsp) == (before.rip, before.rsp):
             return True
     return False
 
 
 def _stack_frame(timeline: Timeline, before: Context) -> bool:
     """Look for RIP, CS, RFLAGS, RSP (in 64-bit mode and where the privilege changed) on top of the stack."""
-    values = timeline.registers()
-    wide = timeline.machine.engine.bits == 64
-    size, letter = (8, "Q") if wide else (4, "I")
-    stack = values["rsp"] + (0 if wide else timeline.machine.engine.segment("ss")[1])
-    words: list[int] = []
-    for count in (_FRAME_WORDS, 6):
-        try:
-            words = list(struct.unpack(f"<{count}{letter}", timeline.read(stack, size * count)))
-            break
-        except (IndexError, OverflowError):
-            continue
-    for at in range(len(words) - 3):
-        rip, cs, _flags, rsp = words[at : at + 4]
-        if rip == before.rip and cs & 0xFFFF == before.cs:
-            same_level = not wide and before.cs & 3 == values["cs"] & 3
-            if same_level or rsp == before.rsp:
+    engine, values = timeline.machine.engine, timeline.registers()
+    wide, real = engine.bits == 64, not values["cr0"] & _PROTECTED
+    size, letter = (8, "Q") if wide else (2, "H") if real else (4, "I")
+    data = readable(timeline.read, linear_sp(engine), size * _FRAME_WORDS)
+    words = struct.unpack(f"<{len(data) // size}{letter}", data[: len(data) // size * size])
+    for at in range(len(words) - 2):
+        if words[at] == before.rip and words[at + 1] & 0xFFFF == before.cs:
+            same_level = not wide and (real or before.cs & 3 == values["cs"] & 3)
+            if same_level or words[at + 3 : at + 4] == (before.rsp,):
                 return True
     return False

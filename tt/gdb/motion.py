@@ -20,7 +20,8 @@ from tt.travel import Timeline
 from tt.travel.interrupts import deferred
 from tt.travel.search import arrive_at, reverse_proceed
 from tt.travel.stops import Arrival, Breakpoint, StopPoint, Stops, Watchpoint
-from tt.travel.traps import Traps, linear_pc
+from tt.travel.traps import Traps
+from tt.vmm.linear import linear_pc
 
 SIGINT, SIGTRAP = 2, 5
 _SOFTWARE, _HARDWARE, _WRITE, _READ, _ACCESS = range(5)  # the kinds of Z packets
@@ -290,7 +291,7 @@ class Motion:
                 arrive_at(timeline, timeline.tick)  # one may be on the way into a handler
             elif halt is None and timeline.tick < timeline.end_tick:
                 halt = self._finish_handler(before)
-                pc = linear_pc(timeline)
+                pc = linear_pc(timeline.machine.engine)
                 if halt is None and pc != before.pc and not goes_on(pc):
                     halt = Halt()  # the handler did the instruction's work
                 before = Context.of(timeline)

@@ -12,6 +12,7 @@ from tt.shell.command import Arguments, command, host_path, shorten
 from tt.shell.moving import count
 from tt.shell.session import Display
 from tt.shell.values import MASK, parse_form, show
+from tt.vmm.linear import linear_sp, readable
 
 if TYPE_CHECKING:
     from tt.shell.session import Session
@@ -70,7 +71,7 @@ def print_(session: Session, arguments: Arguments) -> Answer:
     shown = show(value, form.letter, session, form.size or 8)
     name = arguments.text.strip()
     if not form.letter and isinstance(value, int) and session.symbols.is_data(name):
-        held = int.from_bytes(inspect.readable(session.read, value, 8), "little")
+        held = int.from_bytes(readable(session.read, value, 8), "little")
         shown += f"; *{name} is {show(held, '', session)}"
     return Answer({"value": plain}, [shown])
 
@@ -161,9 +162,8 @@ def stack(session: Session, arguments: Arguments) -> Answer:
     number = count(arguments.words[0], _MOST_WORDS) if arguments.words else 16
     engine = session.machine.engine
     size = {64: 8, 32: 4, 16: 2}[engine.bits]
-    base = 0 if engine.bits == 64 else engine.segment("ss")[1]
-    addr = (engine.registers()["rsp"] + base) & MASK
-    data = inspect.readable(engine.read_virtual, addr, number * size)
+    addr = linear_sp(engine)
+    data = readable(engine.read_virtual, addr, number * size)
     words, lines = [], []
     for at in range(0, len(data) - size + 1, size):
         value = int.from_bytes(data[at : at + size], "little")

@@ -13,6 +13,7 @@ from tt.log.text import printable
 from tt.shell.command import Arguments, Call, command, find, shorten
 from tt.shell.moving import count
 from tt.shell.values import MASK, Form, parse_form, show
+from tt.vmm.linear import readable
 
 if TYPE_CHECKING:
     from tt.shell.session import Session
@@ -122,7 +123,7 @@ def _examine(session: Session, arguments: Arguments, name: str, physical: bool) 
     total = form.number * size
     if total > _MOST_BYTES:
         raise UsageError(f"/{arguments.form}: that is {total:,} bytes, at most {_MOST_BYTES:,}")
-    data = inspect.readable(read, addr, total)
+    data = readable(read, addr, total)
     per_row = {"c": 8, "a": 2, "t": max(1, 8 // size), "f": 2}.get(form.letter, max(2, 16 // size))
     values = [
         int.from_bytes(data[at : at + size], "little") for at in range(0, len(data) - len(data) % size, size)
@@ -163,7 +164,7 @@ def _dumped(session: Session, text: str) -> tuple[int, int]:
 
 def _instructions(session: Session, addr: int, form: Form, read: Any, name: str) -> Answer:
     number = min(form.number, 10_000)
-    code = inspect.readable(read, addr, number * 15)
+    code = readable(read, addr, number * 15)
     found = inspect.disassemble(code, addr, session.machine.engine.bits, number)
     if name == "x":
         answer = inspect.disassembly(session.moment, number, addr, session.symbol, session.destination)
@@ -181,7 +182,7 @@ def _texts(session: Session, addr: int, form: Form, read: Any, name: str) -> Ans
     texts, lines = [], []
     at = addr
     for _ in range(min(form.number, 1000)):
-        data = inspect.readable(read, at, _LONGEST_TEXT)
+        data = readable(read, at, _LONGEST_TEXT)
         if not data:
             lines.append(f"{at:#x}: no memory is mapped there")
             break
@@ -229,7 +230,7 @@ def _virtual(session: Session, addr: int) -> int | None:
     base = session.symbols.find("page_offset_base")
     offsets = [0xFFFF888000000000, 0xC0000000, 0]
     if base is not None:
-        known = inspect.readable(engine.read_virtual, base, 8)
+        known = readable(engine.read_virtual, base, 8)
         offsets.insert(0, int.from_bytes(known, "little"))
     for offset in offsets:
         if addr + offset < 1 << 64 and engine.translate(addr + offset) == addr:

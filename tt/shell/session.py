@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from tt import position
 from tt.errors import TTError, UsageError
-from tt.inspect import Answer, Moment, disassemble, next_instruction, readable
+from tt.inspect import Answer, Moment, disassemble
 from tt.log import Trace
 from tt.log.text import printable
 from tt.position import format_tick
 from tt.shell.command import Call, parse, shorten
 from tt.shell.names import Symbols
 from tt.travel import Timeline
+from tt.vmm.linear import linear_pc, readable
 
 if TYPE_CHECKING:
     from tt.shell.live import Live
@@ -160,7 +161,7 @@ class Session:
     def status(self) -> Status:
         """Return what the bar at the bottom tells."""
         end = max(self.end_tick, 1)
-        rip = next_instruction(self.moment)
+        rip = linear_pc(self.machine.engine)
         named = self.symbol(rip)
         return Status(self.tick, 100 * self.tick / end, self.machine.now_ns, named or f"{rip:#x}")
 
@@ -336,7 +337,7 @@ class Session:
     def here(self) -> tuple[dict[str, Any], str]:
         """Return where one stands as data, and as a line: tick, symbol, the next instruction."""
         moment = self.moment
-        addr = next_instruction(moment)
+        addr = linear_pc(self.machine.engine)
         code = readable(self.machine.engine.read_virtual, addr, 15)
         found = disassemble(code, addr, self.machine.engine.bits, 1)
         text = found[0][2] if found else "(no memory is mapped there)" if not code else "(no instruction)"

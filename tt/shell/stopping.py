@@ -6,10 +6,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from tt.errors import TTError, UsageError
-from tt.inspect import Answer, next_instruction
+from tt.inspect import Answer
 from tt.shell import catching
 from tt.shell.command import Arguments, command, shorten
 from tt.shell.moving import count
+from tt.vmm.linear import linear_pc
 
 if TYPE_CHECKING:
     from tt.shell.session import Session
@@ -204,7 +205,7 @@ def location(session: Session, text: str) -> int:
     """Return the address of a location: a symbol, `*ADDR`, an address, or nothing for here."""
     text = text.strip()
     if not text:
-        return next_instruction(session.moment)
+        return linear_pc(session.machine.engine)
     return session.address(text[1:] if text.startswith("*") else text)
 
 

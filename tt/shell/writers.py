@@ -10,6 +10,7 @@ from tt.position import format_tick
 from tt.shell.command import Arguments, command, shorten
 from tt.shell.moving import count
 from tt.shell.stopping import place
+from tt.vmm.linear import linear_pc
 
 if TYPE_CHECKING:
     from tt.shell.session import Session
@@ -55,6 +56,7 @@ def origin(session: Session, arguments: Arguments) -> Answer:
 
     After `last-write`: to whoever made what was written; asked again, to who made that, and so on.
     """
+    from tt.travel.code import whole
     from tt.travel.sources import Input, Source
     from tt.travel.writes import Write
 
@@ -63,11 +65,17 @@ def origin(session: Session, arguments: Arguments) -> Answer:
     words = arguments.words
     source, which = session.source, 0
     if words and not words[0].isdigit():
-        name = words[0].removeprefix("$").lower()
+        name = whole(words[0].removeprefix("$").lower())
         values = timeline.registers()
         if name not in values:
             raise UsageError(f"{shorten(words[0])} is no register that can be followed: give $rax, $rip ...")
-        source = Source(session.tick, values["rip"], "", "copied", (Input("register", values[name], name),))
+        source = Source(
+            session.tick,
+            linear_pc(timeline.machine.engine),
+            "",
+            "copied",
+            (Input("register", values[name], name),),
+        )
     elif words:
         which = count(words[0]) - 1
     if source is None:

@@ -23,6 +23,7 @@ from tt.travel.expressions import Condition
 from tt.travel.interrupts import deferred
 from tt.travel.search import arrive_at, proceed
 from tt.travel.stops import Stops, Watchpoint
+from tt.vmm.linear import linear_pc, readable
 
 if TYPE_CHECKING:
     from tt.travel.expressions import Place
@@ -190,17 +191,8 @@ def cause(timeline: Timeline, tick: int) -> Cause:
     """Tell what led from `tick` - 1 (`tick` is at least 1) to `tick`; stands at `tick` after it."""
     timeline.seek(tick - 1)
     engine = timeline.machine.engine
-    addr = timeline.registers()["rip"]
-    if engine.bits != 64:
-        addr = (addr + engine.segment("cs")[1]) & 0xFFFFFFFF
-    code = b""
-    for size in range(_LONGEST_INSTRUCTION, 0, -1):  # it may end where memory does
-        try:
-            code = timeline.read(addr, size)
-            break
-        except (IndexError, OverflowError):
-            continue
-    bits = engine.bits
+    addr, bits = linear_pc(engine), engine.bits
+    code = readable(timeline.read, addr, _LONGEST_INSTRUCTION)
     events = tuple(timeline.trace.numbered_events(tick - 1, tick - 1))
     timeline.seek(tick)
     return Cause(tick, addr, code, bits, events)

@@ -22,7 +22,8 @@ from tt.errors import Divergence, EngineError, UsageError
 from tt.travel.happenings import Happening, happenings
 from tt.travel.interrupts import deferred
 from tt.travel.stops import Arrival, Breakpoint, Catchpoint, StopPoint
-from tt.travel.traps import Found, Traps, disarm, linear_pc
+from tt.travel.traps import Found, Traps, disarm
+from tt.vmm.linear import linear_pc
 from tt.vmm.machine import Stop
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def _arrive(timeline: Timeline, found: Found, group: Sequence[Found]) -> Arrival
         if one.point.temporary and one.point.number in {point.number for point in timeline.stops}:
             timeline.stops.remove(one.point.number)
     own = found.point.number <= 0
-    if isinstance(found.point, Breakpoint) and linear_pc(timeline) != found.point.addr:
+    if isinstance(found.point, Breakpoint) and linear_pc(timeline.machine.engine) != found.point.addr:
         found.detail += ", which is entered from here by an interrupt or exception"
     return Arrival(
         "step" if own else found.point.reason,

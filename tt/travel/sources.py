@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from capstone import CS_AC_READ, CS_AC_WRITE  # type: ignore[import-untyped]
 from capstone import x86_const as x86
 
-from tt.travel.code import Code, here, memory_address, readable, whole
+from tt.travel.addresses import ORDER_OF_POPA, POPS_OF_ALL, State, implicit, memory_address
+from tt.travel.code import Code, here, whole
 from tt.travel.writes import Write, last_write
+from tt.vmm.linear import linear_pc, readable
 
 if TYPE_CHECKING:
     from tt.travel.timeline import Timeline
@@ -41,7 +43,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a value came from: the instruction `text` at `rip`, which retires as tick `tick` + 1.
+    """Where a value came from: the instruction `text` at linear `rip`, which retires as tick `tick` + 1.
 
     `how` is "copied" (from the one input), "computed" (from all of them), or who
     stored it when no instruction did: "device", "interrupt", "page walk".  `inputs` had
@@ -91,7 +93,7 @@ def origin_of(timeline: Timeline, source: Source, which: int = 0) -> Write | Sou
             return None
         wanted = source.inputs[which]
         if wanted.kind == "memory":
-            return last_write(timeline, wanted.addr, wanted.size)
+            return last_write(timeline, wanted.addr, wanted.size, just_now=True)
         tick = _last_set(timeline, wanted.register)
         arrive_at(timeline, source.tick if tick is None else tick)
         if tick is None:
@@ -114,11 +116,11 @@ def _last_set(timeline: Timeline, register: str) -> int | None:
         timeline.seek(begin)
         found = None
         while timeline.tick < end:
-            rip = timeline.registers()["rip"]
-            if rip not in known:
+            addr = linear_pc(timeline.machine.engine)
+            if addr not in known:
                 code = here(timeline)
-                known[rip] = code is not None and register in _written(code)
-            if known[rip]:
+                known[addr] = code is not None and register in _written(code)
+            if known[addr]:
                 found = timeline.tick
             timeline.step()
         if found is not None:
@@ -134,30 +136,38 @@ def _written(code: Code) -> set[str]:
 
 def _read_by(timeline: Timeline, register: str | None) -> Source:
     """Say what the next instruction will read to make what it stores: into memory, or into `register`."""
-    registers = timeline.registers()
-    code = here(timeline)
+    state, code = State(timeline.machine.engine), here(timeline)
     if code is None:
-        return Source(timeline.tick, registers["rip"], "what cannot be read", "computed")
-    inputs = _inputs(timeline, code, registers, register)
+        addr = linear_pc(timeline.machine.engine)
+        return Source(timeline.tick, addr, "what cannot be read", "computed")
+    inputs = _inputs(timeline, code, state, register)
     copied = len(inputs) == 1 and code.text.split()[-2 if code.is_repeated else 0].startswith(_COPIES)
-    how = "copied" if copied or code.is_call else "computed"
-    return Source(timeline.tick, registers["rip"], code.text, how, tuple(inputs))
+    how = "copied" if copied or code.is_call or code.is_return else "computed"
+    return Source(timeline.tick, code.addr, code.text, how, tuple(inputs))
 
 
-def _inputs(timeline: Timeline, code: Code, registers: dict[str, int], register: str | None) -> list[Input]:
+def _inputs(timeline: Timeline, code: Code, state: State, register: str | None) -> list[Input]:
+    raw, registers = code.raw, state.registers
     if code.is_call and register != "rip":
-        return [Input("immediate", code.following)]
-    raw, inputs = code.raw, []
-    if raw.id in (x86.X86_INS_POP, x86.X86_INS_LEAVE):
-        base = registers["rbp" if raw.id == x86.X86_INS_LEAVE else "rsp"]
-        return [_memory(timeline, base, timeline.machine.engine.bits // 8)]
+        return [Input("immediate", code.following - code.base)]
+    if register == "rsp" and raw.id == x86.X86_INS_LEAVE:
+        return [_register("rbp", registers)]
+    unnamed = [access for access in implicit(code, state) if not access.is_write]
+    if raw.id in POPS_OF_ALL and register in ORDER_OF_POPA:
+        addr = state.stack(ORDER_OF_POPA.index(register) * code.stack_word)
+        unnamed = [access for access in unnamed if access.addr == addr]
+    elif code.is_return or code.is_interrupt_return:
+        unnamed = unnamed[:1]  # the rest is for CS, the flags and another stack
+    inputs = [_memory(timeline, access.addr, access.size) for access in unnamed]
+    if inputs:
+        return inputs
     for operand in raw.operands:
         if raw.id == x86.X86_INS_LEA and operand.type == x86.X86_OP_MEM:
             parts = [raw.reg_name(r) for r in (operand.mem.base, operand.mem.index) if r]
             inputs += [_register(part, registers) for part in parts if whole(part) != "rip"]
-            inputs.append(Input("immediate", operand.mem.disp % (1 << 64)))
+            inputs.append(Input("immediate", operand.mem.disp % (1 << 8 * raw.addr_size)))
         elif _is_source(raw, operand, register):
-            inputs.append(_input(timeline, code, operand, registers))
+            inputs.append(_input(timeline, code, operand, state))
     return inputs
 
 
@@ -172,16 +182,16 @@ def _is_source(raw: Any, operand: Any, register: str | None) -> bool:
     return operand.type == x86.X86_OP_IMM or not is_written_only
 
 
-def _input(timeline: Timeline, code: Code, operand: Any, registers: dict[str, int]) -> Input:
+def _input(timeline: Timeline, code: Code, operand: Any, state: State) -> Input:
     if operand.type == x86.X86_OP_IMM:
         return Input("immediate", operand.imm % (1 << 8 * operand.size))
     if operand.type == x86.X86_OP_REG:
-        return _register(code.raw.reg_name(operand.reg), registers)
-    return _memory(timeline, memory_address(code, operand, registers), operand.size)
+        return _register(code.raw.reg_name(operand.reg), state.registers)
+    return _memory(timeline, memory_address(code, operand, state), operand.size)
 
 
 def _memory(timeline: Timeline, addr: int, size: int) -> Input:
-    data = readable(timeline, addr, size)
+    data = readable(timeline.read, addr, size)
     value = int.from_bytes(data, "little") if len(data) == size else None
     return Input("memory", value, addr=addr, size=size)
 

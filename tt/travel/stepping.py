@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tt.errors import UsageError
-from tt.travel.code import Code, Return, calls_before, comes_back, fetch, find_return, here, successors
+from tt.travel.code import Code, calls_before, comes_back, fetch, here
+from tt.travel.returns import Return, find_return, successors
 from tt.travel.search import excursion, proceed, reverse_proceed
 from tt.travel.stops import Arrival, Breakpoint, Condition
-from tt.travel.traps import linear_pc
+from tt.vmm.linear import linear_pc
 
 if TYPE_CHECKING:
     from tt.travel.timeline import Timeline
@@ -42,7 +43,7 @@ def next_instruction(timeline: Timeline) -> Arrival:
             expected = successors(timeline, code)
             back = _at(timeline, code.addr, _in_frame(timeline, 0))
             arrival = step(timeline)
-            if arrival.reason != "step" or expected is None or linear_pc(timeline) in expected:
+            if arrival.reason != "step" or expected is None or linear_pc(timeline.machine.engine) in expected:
                 return arrival
             arrival = proceed(timeline, [back])  # a handler came first
             if arrival.reason != "step":
@@ -53,7 +54,7 @@ def reverse_next(timeline: Timeline) -> Arrival:
     """Go to the instruction of this function before here: over calls, system calls, REP and interrupts."""
     with excursion(timeline):
         while timeline.tick > 0:
-            addr, registers = linear_pc(timeline), timeline.registers()
+            addr, registers = linear_pc(timeline.machine.engine), timeline.registers()
             in_frame = _in_frame(timeline, 0)
             timeline.reverse_step()
             code = here(timeline)
@@ -72,7 +73,7 @@ def reverse_next(timeline: Timeline) -> Arrival:
             if arrival.reason == "start":  # it came here by another way than a call
                 timeline.seek(before)
                 break
-            if arrival.reason != "step" or linear_pc(timeline) != addr:
+            if arrival.reason != "step" or linear_pc(timeline.machine.engine) != addr:
                 return arrival
             # A handler came in between, and one stands before it, at the same instruction.
         reason = "step" if timeline.tick else "start"
@@ -157,7 +158,7 @@ def _return(timeline: Timeline, frame: tuple[int, int] | None) -> Return:
     found = find_return(timeline)
     if found is None:
         raise UsageError(
-            f"cannot tell where the function at {linear_pc(timeline):#x} returns to: "
+            f"cannot tell where the function at {linear_pc(timeline.machine.engine):#x} returns to: "
             "set a breakpoint there and continue"
         )
     return found
@@ -179,7 +180,7 @@ def _start_of_repeat(timeline: Timeline, code: Code) -> Arrival:
 
     def inside(back: int) -> bool:
         timeline.seek(last - back)
-        return linear_pc(timeline) == code.addr and timeline.registers()["rcx"] == count + back
+        return linear_pc(timeline.machine.engine) == code.addr and timeline.registers()["rcx"] == count + back
 
     good, bad = 0, 1
     while bad <= last and inside(bad):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tt.errors import Divergence
 from tt.travel.stops import Breakpoint, Catchpoint, StopPoint, Watchpoint
+from tt.vmm.linear import linear_pc
 from tt.vmm.machine import Stop
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Traps:
             yield from self._watched(stop)
         elif stop.reason == "catch":
             yield from self._caught(stop)
-        for point in self._breaks.get(linear_pc(timeline), ()) if self._breaks else ():
+        for point in self._breaks.get(linear_pc(timeline.machine.engine), ()) if self._breaks else ():
             detail = f"{point.name}, {point.describe()}"
             yield Found(stop.tick, point, detail, is_arrival=stop.is_arrival)
 
@@ -140,13 +141,6 @@ def disarm(timeline: Timeline) -> None:
     engine.set_breakpoints([])
     engine.set_watchpoints([])
     engine.set_catches(None, None)
-
-
-def linear_pc(timeline: Timeline) -> int:
-    """Return the linear address of the next instruction."""
-    engine = timeline.machine.engine
-    rip = engine.registers()["rip"]
-    return rip if engine.bits == 64 else (rip + engine.segment("cs")[1]) & 0xFFFFFFFF
 
 
 def number(value: bytes | None) -> str:

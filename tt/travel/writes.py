@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tt.errors import UsageError
 from tt.travel.stops import Watchpoint
 from tt.travel.traps import number
+from tt.vmm.linear import linear_pc
 
 if TYPE_CHECKING:
     from tt.travel.timeline import Timeline
@@ -17,7 +18,7 @@ _PAGE = 4096
 
 @dataclass(frozen=True)
 class Write:
-    """One store to watched bytes: the instruction at `rip` retired as tick `tick`.
+    """One store to watched bytes: the instruction at linear `rip` retired as tick `tick`.
 
     `old` and `new` are the watched bytes before and after it.  `by` is
     "instruction", or who else did it on the way from tick - 1 to `tick`: "device",
@@ -41,14 +42,21 @@ class Write:
 
 
 def last_write(
-    timeline: Timeline, addr: int, size: int = 8, *, physical: bool = False, before: int | None = None
+    timeline: Timeline,
+    addr: int,
+    size: int = 8,
+    *,
+    physical: bool = False,
+    before: int | None = None,
+    just_now: bool = False,
 ) -> Write | None:
-    """Return the last store to `size` bytes at `addr` before here (or tick `before`), and go there.
+    """Return the last store to `size` bytes at `addr` before here (or tick `before`), and go right after it.
 
-    There is right after it.  A virtual `addr` means the memory that is mapped there now; that memory is
-    followed, whoever wrote it through whatever address, devices too.  None,
-    standing at power-on, if nothing wrote there.  The timeline's own stops play no part.  Raises
-    `UsageError` where nothing is mapped; then, as with any exception, one stays here.
+    Whoever stands right after a store and asks is told of the one before it; with `just_now` of
+    this one.  A virtual `addr` means the memory that is mapped there now; that memory is followed,
+    whoever wrote it through whatever address, devices too.  Returns None, standing at power-on, if
+    nothing wrote there.  The timeline's own stops play no part.  Raises `UsageError` where nothing
+    is mapped; then, as with any exception, one stays here.
     """
     from tt.travel.search import Search, arrive_at, excursion
 
@@ -58,6 +66,8 @@ def last_write(
         watches = [
             Watchpoint(at, length, physical=True) for at, length in _pieces(timeline, addr, size, physical)
         ]
+        if just_now and timeline.tick < timeline.end_tick:
+            timeline.seek(timeline.tick + 1)
         group = next(Search(timeline, watches).backward(), None)
         if group is None:
             timeline.seek(0)
@@ -68,7 +78,7 @@ def last_write(
             return b"".join(timeline.machine.engine.read(w.addr, w.size) for w in watches)
 
         arrive_at(timeline, tick - 1)
-        old, rip = content(), timeline.registers()["rip"]
+        old, rip = content(), linear_pc(timeline.machine.engine)
         timeline.seek(tick)
         return Write(tick, rip, old, content(), group[0].by or "instruction", addr, size, physical)
 

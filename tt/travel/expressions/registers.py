@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tt.travel.expressions.values import INTEGERS, MASK, S64, U64, Type, View
+from tt.travel.expressions.values import INTEGERS, S64, U64, Type, View
+from tt.vmm.linear import linear, linear_sp
 
 
 def _registers() -> dict[str, tuple[str, int, Type]]:
@@ -37,8 +38,8 @@ _WORDS: dict[str, tuple[Callable[[View], int], Type]] = {
     "halted": (lambda view: int(view.timeline.machine.halted), S64),
     "bits": (lambda view: view.timeline.machine.engine.bits, S64),
     "cpl": (lambda view: view.registers["cs"] & 3, S64),
-    "pc": (lambda view: (view.registers["rip"] + view.segment_base("cs")) & MASK, U64),
-    "sp": (lambda view: (view.registers["rsp"] + view.segment_base("ss")) & MASK, U64),
+    "pc": (lambda view: linear(view.timeline.machine.engine, "cs", view.registers["rip"]), U64),
+    "sp": (lambda view: linear_sp(view.timeline.machine.engine, view.registers["rsp"]), U64),
 }
 BARE_WORDS = ("tick", "ns", "halted", "bits", "cpl")
 """What needs no `$`, and hides a symbol of the same name."""

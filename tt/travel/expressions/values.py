@@ -109,11 +109,6 @@ class View:
         """The CPU's registers by name."""
         return self.timeline.registers()
 
-    def segment_base(self, name: str) -> int:
-        """Return what code of 16 or 32 bits adds to an offset; 0 in 64-bit code."""
-        engine = self.timeline.machine.engine
-        return 0 if engine.bits == 64 else engine.segment(name)[1]
-
     def console(self) -> tuple[bytes, int]:
         """Return a text and how many bytes of it the guest had printed."""
         return self._console(self.timeline)
