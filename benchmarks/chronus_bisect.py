@@ -23,9 +23,9 @@ from typing import Any
 
 from tt.chronus.search.bisect import Bisection, Options, bisect
 from tt.chronus.search.verdicts import Outcome, Verdict
-from tt.chronus.store.history import History
-from tt.chronus.store.instant import DiskView, Instant, TrackedView
+from tt.chronus.store.history import History, Instant
 from tt.chronus.store.live import create
+from tt.chronus.store.view import DiskView, TrackedView
 from tt.log.disk_rows import ChangeKind
 from tt.log.disk_writer import DiskWriter
 

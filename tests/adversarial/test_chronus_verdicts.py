@@ -14,9 +14,9 @@ import pytest
 from tt.chronus.search.bisect import bisect, default_log
 from tt.chronus.search.verdict_log import VerdictLog, key_of, plain, read, unpack
 from tt.chronus.search.verdicts import Outcome, Verdict
-from tt.chronus.store.history import History
-from tt.chronus.store.instant import DiskView, Instant
+from tt.chronus.store.history import History, Instant
 from tt.chronus.store.live import create
+from tt.chronus.store.view import DiskView
 from tt.errors import BadInput
 from tt.log.disk_rows import ChangeKind
 from tt.log.disk_writer import DiskWriter

@@ -16,7 +16,7 @@ from file_rig import FILES, edited, make_ext, put
 from tt.chronus.files.changes import pair_renames
 from tt.chronus.files.difference import DiskIndex, diff, written_blocks
 from tt.chronus.files.touched import regions
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 from tt.errors import BadInput
 
 

@@ -16,7 +16,7 @@ from tt.chronus.runners import warm
 from tt.chronus.runners.runner import Setup, setup_of
 from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
 from tt.chronus.store.history import History
-from tt.chronus.store.instant import DiskView, ImageView
+from tt.chronus.store.view import DiskView, ImageView
 from tt.cli.main import main as tt_main
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from tt.chronus.probes.guest import GuestProbe
 from tt.chronus.runners import warm
 from tt.chronus.runners.runner import Setup
 from tt.chronus.search.verdicts import Outcome, Verdict
-from tt.chronus.store.instant import ImageView
+from tt.chronus.store.view import ImageView
 
 pytestmark = pytest.mark.slow
 

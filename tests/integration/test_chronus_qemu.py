@@ -21,7 +21,7 @@ from tt.chronus.runners.kvm import runs
 from tt.chronus.runners.qemu import BINARY, QemuGuest, QemuRunner
 from tt.chronus.runners.runner import CannotBoot, Setup
 from tt.chronus.search.verdicts import Outcome, ProbeError
-from tt.chronus.store.instant import DiskView, ImageView
+from tt.chronus.store.view import DiskView, ImageView
 from tt.errors import BadInput
 
 pytestmark = [
@@ -115,7 +115,7 @@ def test_the_self_test_runs_without_kvm() -> None:
 _PARENT = """
 import sys
 from pathlib import Path
-from tt.chronus.store.instant import ImageView
+from tt.chronus.store.view import ImageView
 from tt.chronus.runners.qemu import QemuRunner
 from tt.chronus.runners.runner import Setup
 guest = QemuRunner(firmware=True).start(ImageView(Path(sys.argv[1])), Setup())

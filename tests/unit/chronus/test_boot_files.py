@@ -9,7 +9,7 @@ import pytest
 from tt.chronus.runners.boot_files import boot_files, command_line
 from tt.chronus.runners.runner import CannotBoot, Setup
 from tt.chronus.search.verdicts import ProbeError
-from tt.chronus.store.instant import ImageView
+from tt.chronus.store.view import ImageView
 
 INIT = ("/bin/sh", "/dev/vdb")
 

@@ -12,7 +12,7 @@ from file_rig import FILES, MIB, edited, join_mbr, make_ext, make_fat, put
 from tt.chronus.files.changes import Change
 from tt.chronus.files.difference import DiskIndex, diff, pair_renames, written_blocks
 from tt.chronus.files.same_file import WAYS
-from tt.chronus.store.instant import ImageView
+from tt.chronus.store.view import ImageView
 
 
 def told(changes: list[Change], *, hide: tuple[str, ...] = ("time",)) -> dict[str, tuple[str, ...]]:

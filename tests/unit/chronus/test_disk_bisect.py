@@ -14,9 +14,9 @@ import pytest
 from tt.chronus.search.bisect import NothingToFind, Options, Probed, bisect, default_log
 from tt.chronus.search.verdict_log import VerdictLog, parse, plain, read
 from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
-from tt.chronus.store.history import History
-from tt.chronus.store.instant import DiskView, Instant, TrackedView
+from tt.chronus.store.history import History, Instant
 from tt.chronus.store.live import create
+from tt.chronus.store.view import DiskView, TrackedView
 from tt.errors import UsageError
 from tt.log.disk_rows import ChangeKind
 from tt.log.disk_writer import DiskWriter

@@ -17,7 +17,7 @@ from tt.chronus.probes.files import FilesProbe
 from tt.chronus.search.verdicts import Outcome, ProbeError
 from tt.chronus.store.history import History
 from tt.chronus.store.importing import import_images, pictures
-from tt.chronus.store.instant import ImageView
+from tt.chronus.store.view import ImageView
 from tt.cli.chronus.main import main
 from tt.errors import BadInput, UsageError
 from tt.vmm.boot.filetree import NotFound

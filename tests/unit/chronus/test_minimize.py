@@ -12,7 +12,7 @@ from tt.chronus.files.difference import diff
 from tt.chronus.files.patch import Delta, deltas
 from tt.chronus.files.tree import Tree
 from tt.chronus.search.verdicts import Outcome, Verdict
-from tt.chronus.store.instant import DiskView, ImageView
+from tt.chronus.store.view import DiskView, ImageView
 from tt.chronus.why.minimize import Trial, judge_of, minimize
 
 GOOD, BAD = Verdict(Outcome.GOOD), Verdict(Outcome.BAD)

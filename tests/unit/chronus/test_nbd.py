@@ -15,8 +15,8 @@ from nbd_rig import Client, named, request
 from tt.chronus.nbd import Export, InstantExport, RawFileExport, Server, serving
 from tt.chronus.nbd import protocol as nbd
 from tt.chronus.store.history import History
-from tt.chronus.store.instant import ImageView
 from tt.chronus.store.live import LiveDisk
+from tt.chronus.store.view import ImageView
 from tt.errors import TTError, UsageError
 
 SIZE = (3 << 20) + 1536

@@ -12,7 +12,7 @@ from tt.chronus.files.changes import Change
 from tt.chronus.files.difference import diff
 from tt.chronus.files.patch import Delta, Patcher, deltas, raw_deltas, undo
 from tt.chronus.files.tree import Tree
-from tt.chronus.store.instant import DiskView, ImageView
+from tt.chronus.store.view import DiskView, ImageView
 from tt.errors import BadInput
 
 DEEP = {f"srv/many/file-{number:03}": b"x" * number for number in range(300)}

@@ -17,9 +17,9 @@ from tt.chronus.search.bisect import Options, bisect, default_log
 from tt.chronus.search.pool import Processes, Where
 from tt.chronus.search.verdict_log import read
 from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
-from tt.chronus.store.history import History
-from tt.chronus.store.instant import DiskView, Instant
+from tt.chronus.store.history import History, Instant
 from tt.chronus.store.live import create
+from tt.chronus.store.view import DiskView
 from tt.errors import BadInput, UsageError
 from tt.log.disk_rows import ChangeKind
 from tt.log.disk_writer import DiskWriter

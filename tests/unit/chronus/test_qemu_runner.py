@@ -15,10 +15,11 @@ import pytest
 from tt.chronus.probes.run import RunProbe
 from tt.chronus.runners.boot_files import BootFiles
 from tt.chronus.runners.kvm import self_test_kernel
+from tt.chronus.runners.named import runner
 from tt.chronus.runners.qemu import QemuRunner, kernel_words, what_boots
-from tt.chronus.runners.runner import CannotBoot, Setup, runner
+from tt.chronus.runners.runner import CannotBoot, Setup
 from tt.chronus.search.verdicts import ProbeError
-from tt.chronus.store.instant import ImageView
+from tt.chronus.store.view import ImageView
 from tt.errors import UsageError
 from tt.vmm.boot.loader import PC_CMDLINE
 

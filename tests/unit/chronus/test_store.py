@@ -19,7 +19,7 @@ from tt.cli.main import main as tt_main
 from tt.errors import BadInput, TTError, UsageError
 from tt.log.disk_rows import LEVEL_SHIFT, levels_of, runs
 from tt.log.disk_writer import DiskWriter
-from tt.log.schema import probe
+from tt.log.schema import VERSION, probe
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_every_instant_reads_as_it_was(past: tuple[Path, Model]) -> None:
 def test_it_ends_as_one_file(past: tuple[Path, Model]) -> None:
     path, _model = past
     assert {p.name for p in path.parent.iterdir()} == {"disk.tt", "base.img"}
-    assert probe(path) == 3
+    assert probe(path) == VERSION
 
 
 def test_equal_names_mean_equal_contents(past: tuple[Path, Model]) -> None:
@@ -145,13 +145,13 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path, monkeypatch: pyte
     create(tmp_path / "disk.tt", None, 1 << 20)
     with LiveDisk(tmp_path / "disk.tt") as disk:
         disk.write(0, b"kept" * 1024)
-        real = __import__("os").writev
+        real = __import__("os").pwritev
 
-        def full(descriptor: int, buffers: list[bytes]) -> int:
-            real(descriptor, [buffers[0][:10]])
+        def full(descriptor: int, buffers: list[bytes], offset: int) -> int:
+            real(descriptor, [buffers[0][:10]], offset)
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("os.writev", full)
+        monkeypatch.setattr("os.pwritev", full)
         with pytest.raises(TTError, match="No space left"):
             disk.write(4096, b"lost" * 1024)
         monkeypatch.undo()

@@ -10,7 +10,7 @@ from file_rig import FILES, MIB, join_mbr, make_ext, make_fat, need, run
 
 from tt.chronus.files.difference import DiskIndex
 from tt.chronus.files.touched import regions, touched
-from tt.chronus.store.instant import ImageView
+from tt.chronus.store.view import ImageView
 
 
 @pytest.mark.parametrize("options", [("-b", "4096"), ("-b", "1024"), ("-b", "4096", "-O", "^flex_bg")])

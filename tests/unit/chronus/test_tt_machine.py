@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from tt.chronus.runners import warm
-from tt.chronus.runners.runner import Setup, runner, setup_of
+from tt.chronus.runners.named import runner
+from tt.chronus.runners.runner import Setup, setup_of
 from tt.chronus.runners.tt_machine import TtGuest, TtRunner
 from tt.chronus.search.verdicts import ProbeError
 from tt.chronus.store.history import History
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 from tt.errors import BadInput, UsageError
 
 

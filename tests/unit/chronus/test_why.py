@@ -18,7 +18,7 @@ from tt.chronus.search.bisect import Bisection, Options, bisect
 from tt.chronus.search.verdicts import Outcome, Verdict
 from tt.chronus.store.history import History
 from tt.chronus.store.importing import import_images, pictures
-from tt.chronus.store.instant import DiskView, ImageView
+from tt.chronus.store.view import DiskView, ImageView
 from tt.chronus.why.evidence import evidence, first_difference, last_write_at, raw_evidence
 from tt.chronus.why.finding import Finding, explain
 from tt.chronus.why.writer import Writers

@@ -17,8 +17,9 @@ from tt.chronus.files.difference import ext_side, in_blocks, tree_side
 from tt.chronus.files.ext_volume import ExtVolume, candidates
 from tt.chronus.files.same_file import ext_ways, in_order, tree_ways
 from tt.chronus.files.tree import Tree
-from tt.chronus.store.history import History, Write
-from tt.chronus.store.instant import DiskView, Instant, TrackedView
+from tt.chronus.store.history import History, Instant
+from tt.chronus.store.view import DiskView, TrackedView
+from tt.chronus.store.write import Write
 from tt.errors import BadInput
 from tt.vmm.boot.ext import Inode
 from tt.vmm.boot.filesystems import READABLE, open_filesystem

@@ -9,7 +9,8 @@ from tt.chronus.files.changes import Change, ChangeKind, pair_renames
 from tt.chronus.files.difference import DiskIndex
 from tt.chronus.files.touched import Region, regions
 from tt.chronus.store.bursts import Burst
-from tt.chronus.store.history import History, Write
+from tt.chronus.store.history import History
+from tt.chronus.store.write import Write
 
 _INVERSE: dict[ChangeKind, ChangeKind] = {"added": "removed", "removed": "added"}
 

@@ -14,7 +14,7 @@ from tt.chronus.files.difference import DiskIndex
 from tt.chronus.files.extract import Extracted, below, extract, put, remove
 from tt.chronus.files.nearby import blocks_between
 from tt.chronus.files.tree import Node, Tree
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 from tt.vmm.boot.filetree import NotFound
 
 

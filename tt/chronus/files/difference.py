@@ -16,7 +16,7 @@ from tt.chronus.files.ext_index import MAX_PATHS, Geometry, Moved, VolumeIndex
 from tt.chronus.files.ext_volume import ExtVolume
 from tt.chronus.files.same_file import ext_ways, tree_ways
 from tt.chronus.files.tree import Node, Tree
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 from tt.errors import BadInput
 from tt.vmm.boot.ext import Inode
 from tt.vmm.boot.filetree import FileSystem

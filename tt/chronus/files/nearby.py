@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tt.chronus.files.patch import PatchedDisk
-from tt.chronus.store.instant import DiskView, Instant
+from tt.chronus.store.history import Instant
+from tt.chronus.store.view import DiskView
 
 
 def blocks_between(one: DiskView, other: DiskView) -> set[int] | None:

@@ -14,7 +14,7 @@ from tt.chronus.files.changes import Change, ChangeKind
 from tt.chronus.files.patch_ext import ExtEditor
 from tt.chronus.files.patch_fat import FatEditor
 from tt.chronus.files.tree import Tree
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 from tt.errors import BadInput
 from tt.log.sectors import SECTOR
 from tt.vmm.disk import BLOCK

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tt.chronus.files.changes import Change, Side
 from tt.chronus.files.scratch import Scratch, find_tool, run_tool
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 from tt.errors import BadInput
 from tt.log.text import printable
 from tt.vmm.boot.filetree import MAX_FILE

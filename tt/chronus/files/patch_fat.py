@@ -21,7 +21,7 @@ from pyfatfs.PyFat import PyFat  # type: ignore[import-untyped]
 
 from tt.chronus.files.changes import Change
 from tt.chronus.files.scratch import Scratch
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 from tt.errors import BadInput
 from tt.log.text import one_line
 from tt.vmm.boot.fat import FatFileSystem

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tt.chronus.files.difference import DiskIndex, OpenVolume
 from tt.chronus.files.ext_index import VolumeIndex
 from tt.chronus.files.ext_volume import JOURNAL, RESIZE, ExtVolume
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 from tt.vmm.disk import BLOCK
 
 _ROLES = {JOURNAL: "journal", RESIZE: "group descriptors"}

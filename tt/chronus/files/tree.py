@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 from tt.errors import BadInput, UsageError
 from tt.vmm.boot.filesystems import READABLE
 from tt.vmm.boot.filetree import MAX_FILE, FileSystem, NotFound, Stat, normalise, printable

@@ -6,15 +6,13 @@ import ctypes
 import errno
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from tt.chronus.store.host_file import MOST_BUFFERS, Buffer, file_extents, write_all
 from tt.errors import BadInput
 
-Buffer = bytes | bytearray | memoryview
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10  # linux/falloc.h
-_MOST_BUFFERS = 1000  # of one writev (IOV_MAX is 1,024)
 _ZEROS = bytes(1 << 20)
 
 
@@ -99,7 +97,7 @@ class RawFileExport:
         begin = end = 0
         run: list[Buffer] = []
         for offset, data in requests:
-            if run and (offset != end or len(run) == _MOST_BUFFERS):
+            if run and (offset != end or len(run) == MOST_BUFFERS):
                 write_all(self._fd, run, begin)
                 run = []
             if not run:
@@ -141,16 +139,6 @@ class RawFileExport:
         self.close()
 
 
-def write_all(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
-    """Write buffers one behind the other, also where the system takes only a part of them at once."""
-    total = sum(map(len, buffers))
-    done = os.pwritev(fd, buffers, offset)
-    if done < total:
-        rest = memoryview(b"".join(buffers))
-        while done < total:
-            done += os.pwrite(fd, rest[done:], offset + done)
-
-
 def zero_file(fd: int, offset: int, size: int, may_trim: bool = True) -> None:
     """Make a part of a file zeros: as a hole, by the file system, or by writing them."""
     if may_trim and _allocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, size):
@@ -159,24 +147,6 @@ def zero_file(fd: int, offset: int, size: int, may_trim: bool = True) -> None:
         return
     for at in range(offset, offset + size, len(_ZEROS)):
         write_all(fd, [_ZEROS[: offset + size - at]], at)
-
-
-def file_extents(fd: int, offset: int, size: int, most: int = 4096) -> list[tuple[int, bool]]:
-    """Return (bytes, whether they are a hole) of a file's neighbouring parts, `most` of them at most."""
-    found: list[tuple[int, bool]] = []
-    end = offset + size
-    while offset < end and len(found) < most:
-        data = end
-        with suppress(OSError):  # no data behind `offset`
-            data = min(os.lseek(fd, offset, os.SEEK_DATA), end)
-        if data > offset:
-            found.append((data - offset, True))
-        offset = data
-        if offset < end:
-            hole = min(os.lseek(fd, offset, os.SEEK_HOLE), end)
-            found.append((hole - offset, False))
-            offset = hole
-    return found
 
 
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Self
 
-from tt.chronus.nbd.exports import Buffer, write_all
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.host_file import Buffer, write_all
+from tt.chronus.store.view import DiskView
 from tt.errors import TTError
 from tt.vmm.disk import BLOCK
 

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tt.chronus.nbd import protocol as nbd
-from tt.chronus.nbd.exports import Buffer
 from tt.chronus.nbd.negotiation import Gone, Session
+from tt.chronus.store.host_file import Buffer
 from tt.errors import TTError
 
 _ROOM = (1 << 20) + 4096  # of the receive buffer

@@ -25,9 +25,10 @@ from tt.chronus.probes.script import (
     Watch,
     parse_script,
 )
-from tt.chronus.runners.runner import CannotBoot, Guest, Setup, runner
+from tt.chronus.runners.named import runner
+from tt.chronus.runners.runner import CannotBoot, Guest, Setup
 from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 
 _Found = TypeVar("_Found")
 

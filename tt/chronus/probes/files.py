@@ -10,7 +10,7 @@ from tt.chronus.files.checkout import Checkout
 from tt.chronus.probes.exit_codes import outcome_of
 from tt.chronus.probes.host import named_files, run_command
 from tt.chronus.search.verdicts import Outcome, Verdict
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 
 _checkouts: dict[tuple[str, ...], Checkout] = {}  # of this process: it moves from probe to probe
 

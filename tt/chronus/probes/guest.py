@@ -10,9 +10,10 @@ from pathlib import Path
 from tt.chronus.probes.exit_codes import outcome_of
 from tt.chronus.probes.guest_script import EMERGENCY, Answer, read_answer, script_disk
 from tt.chronus.probes.signatures import Watch, plain
-from tt.chronus.runners.runner import CannotBoot, Guest, Setup, runner
+from tt.chronus.runners.named import runner
+from tt.chronus.runners.runner import CannotBoot, Guest, Setup
 from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 
 _TAIL = 4000  # characters of output and console that a verdict keeps
 _GRACE_S = 2.0  # what a guest that is beyond help may still say

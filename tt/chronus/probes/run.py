@@ -15,9 +15,10 @@ from tt.chronus.nbd.server import serving
 from tt.chronus.probes.exit_codes import outcome_of
 from tt.chronus.probes.host import named_files, run_command
 from tt.chronus.probes.signatures import Watch, plain
-from tt.chronus.runners.runner import CannotBoot, Guest, Setup, runner
+from tt.chronus.runners.named import runner
+from tt.chronus.runners.runner import CannotBoot, Guest, Setup
 from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
-from tt.chronus.store.instant import DiskView, TrackedView
+from tt.chronus.store.view import DiskView, TrackedView
 
 _TAIL = 4000  # characters of the console that a verdict keeps
 _READ_S = 0.2  # how long the guest is listened to before the command is looked at

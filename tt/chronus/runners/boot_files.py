@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tt.chronus.runners.runner import CannotBoot, Setup
 from tt.chronus.search.verdicts import ProbeError
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 from tt.errors import BadInput
 from tt.log import Trace
 from tt.vmm.boot import bootconfig, loader

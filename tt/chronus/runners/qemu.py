@@ -24,7 +24,7 @@ from tt.chronus.runners.kvm import kvm_works
 from tt.chronus.runners.qemu_process import QemuProcess
 from tt.chronus.runners.runner import CannotBoot, Setup
 from tt.chronus.search.verdicts import ProbeError
-from tt.chronus.store.instant import DiskView, TrackedView
+from tt.chronus.store.view import DiskView, TrackedView
 from tt.errors import TTError, UsageError
 from tt.vmm.boot import loader
 

@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.history import History, config_of
+from tt.chronus.store.view import DiskView
 from tt.errors import BadInput, UsageError
 from tt.vmm.config import DEFAULT_MEM, DENALI_MEM, parse_size
-
-if TYPE_CHECKING:
-    from tt.chronus.store.history import History
 
 DEFAULT_TIMEOUT_S = 120.0
 EPOCH = 1_767_225_600  # 2026-01-01: the guest's clock where nobody knows when the disk was written
@@ -79,8 +77,6 @@ def setup_of(
     The clock is the same for every instant: a guest must not find files from its future, and equal
     disks must give equal answers.  Raises `UsageError` for numbers that make no sense.
     """
-    from tt.chronus.store.history import config_of
-
     if not 0 < timeout_s < float("inf"):
         raise UsageError(f"--timeout {timeout_s}: give seconds above 0")
     wrong = [port for port in ports if not 0 < port < 65536]
@@ -183,16 +179,3 @@ class Runner(Protocol):
         the runner cannot do what `setup` asks for.
         """
         ...
-
-
-def runner(name: str) -> Runner:
-    """Return a runner by its name; raises `UsageError` for one that there is not."""
-    if name == "tt":
-        from tt.chronus.runners.tt_machine import TtRunner
-
-        return TtRunner()
-    if name.partition(":")[0] == "qemu":
-        from tt.chronus.runners.qemu import QemuRunner
-
-        return QemuRunner.named(name)
-    raise UsageError(f"there is no runner {name!r}: there are tt and qemu")

@@ -23,7 +23,7 @@ from tt.chronus.runners.boot_files import BootFiles, boot_files, command_line, r
 from tt.chronus.runners.console_socket import ConsoleSocket
 from tt.chronus.runners.runner import CannotBoot, Setup
 from tt.chronus.search.verdicts import ProbeError
-from tt.chronus.store.instant import DiskView, TrackedView
+from tt.chronus.store.view import DiskView, TrackedView
 from tt.errors import BadInput
 from tt.events import Event, Kind
 from tt.vmm.boot import loader, multiboot

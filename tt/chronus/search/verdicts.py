@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 from tt.errors import TTError
 
 

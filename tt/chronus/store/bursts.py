@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from tt.chronus.store.write import Write
 from tt.log.sectors import SECTOR
-
-if TYPE_CHECKING:
-    from tt.chronus.store.history import History, Write
 
 BURST_GAP_NS = 1_000_000_000
 """A pause of this long ends a burst: twice as often as Linux commits its journal at its quickest."""
@@ -39,18 +36,26 @@ class Burst:
 
 
 def bursts(
-    history: History, first: int, last: int, gap_ns: int = BURST_GAP_NS, ends: Collection[int] = ()
+    rhythm: Iterable[tuple[int, int, int]],
+    write: Callable[[int], Write],
+    gap_ns: int = BURST_GAP_NS,
+    ends: Collection[int] = (),
 ) -> list[Burst]:
-    """Group the writes of a history from number `first` to `last`.
+    """Group writes: `rhythm` gives (number, time in ns, sectors) of each, `write` one by its number.
 
     A burst ends before a pause of at least `gap_ns`, and at each of `ends`.  Pauses are of guest time where
     there is a machine, else of host time; a history that knows neither is one burst.
     """
     found: list[Burst] = []
     begin = end = count = sectors = before = 0
-    for number, now, size in history.rhythm(first, last):
+
+    def finish() -> None:
+        size = sectors * SECTOR
+        found.append(Burst(len(found) + 1, begin, end, count, size, write(begin), write(end)))
+
+    for number, now, size in rhythm:
         if count and (now - before >= gap_ns or end in ends):
-            found.append(_burst(history, len(found) + 1, begin, end, count, sectors))
+            finish()
             count = sectors = 0
         if not count:
             begin = number
@@ -58,9 +63,5 @@ def bursts(
         count += 1
         sectors += size
     if count:
-        found.append(_burst(history, len(found) + 1, begin, end, count, sectors))
+        finish()
     return found
-
-
-def _burst(history: History, index: int, first: int, last: int, count: int, sectors: int) -> Burst:
-    return Burst(index, first, last, count, sectors * SECTOR, history.write(first), history.write(last))

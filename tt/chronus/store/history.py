@@ -5,22 +5,26 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tt.chronus.store import positions, spool
 from tt.chronus.store.bursts import BURST_GAP_NS, Burst, bursts
-from tt.chronus.store.instant import Instant
-from tt.chronus.store.packer import recover
+from tt.chronus.store.host_file import data_ranges
+from tt.chronus.store.images import ImageSpan, image_spans, span_around
+from tt.chronus.store.spooled import MissingWrites, SpooledLog
+from tt.chronus.store.view import DiskView
+from tt.chronus.store.write import Write
 from tt.errors import UsageError
 from tt.events import Kind
 from tt.log import Trace
 from tt.log.blobs import HASH_SIZE
-from tt.log.disk_log import Entry
+from tt.log.disk_log import DiskLog, Entry, Piece
 from tt.log.disk_rows import ChangeKind
 from tt.log.disk_writer import DISK_ONLY
 from tt.log.sectors import BLOCK_SECTORS, SECTOR
@@ -29,34 +33,7 @@ from tt.vmm.disk import BLOCK, Base, BaseImage
 
 _CACHED_BLOCKS = 4096
 _FEW_BLOCKS = 1 << 16
-
-
-@dataclass(frozen=True)
-class Write:
-    """One write to a disk, the `number`-th of its trace: `sectors` of 512 bytes from `lba`.
-
-    `tick` is when (for a history without a machine the same as `number`), `guest_ns` the guest's time
-    since power-on and `host_ns` the host's clock (ns since 1970); None where it is not known.
-    """
-
-    number: int
-    disk: int
-    kind: ChangeKind
-    lba: int
-    sectors: int
-    tick: int
-    guest_ns: int | None
-    host_ns: int | None
-
-    @property
-    def size(self) -> int:
-        """Bytes written."""
-        return self.sectors * SECTOR
-
-    @property
-    def blocks(self) -> range:
-        """The blocks of 4 KB that it touched."""
-        return range(self.lba // BLOCK_SECTORS, -(-(self.lba + self.sectors) // BLOCK_SECTORS))
+_TRIES = 2  # to open a history that is being served
 
 
 class History:
@@ -65,6 +42,8 @@ class History:
     Instant n is the disk after the first n writes of the trace: 0 is the base image, `count` the
     newest, `first` the oldest that is known: 0, unless older ones were squashed.
     `size` is in bytes, `sectors` of 512 bytes, `disk` the number of the disk in its trace.
+
+    Nothing is written, also where a killed server left writes in the spool: those are read there.
     """
 
     def __init__(self, trace: Trace, base: Base, disk: int) -> None:
@@ -74,7 +53,11 @@ class History:
         self.sectors = base.sectors
         self.size = base.sectors * SECTOR
         self._base = base
-        self._log = trace.disk_log
+        self._log: DiskLog = trace.disk_log
+        self._contents: Callable[[bytes, int], bytes] = trace.blob
+        if not self.has_machine and spool.segments(spool.folder_of(trace.path)):
+            self._log = spooled = SpooledLog(trace)
+            self._contents = spooled.contents
         self._cache: OrderedDict[tuple[int, int], bytes] = OrderedDict()  # (block, last piece) -> contents
 
     @classmethod
@@ -91,7 +74,13 @@ class History:
         `base` says where its base image is now; with `check_base`, one that has changed is refused.
         Raises `BadInput` for a damaged trace or a missing base, `UsageError` where there is no such disk.
         """
-        recover(Path(path))
+        for _try in range(_TRIES):
+            with suppress(MissingWrites):  # they were packed after the trace was opened
+                return cls._open(path, base, disk, check_base)
+        return cls._open(path, base, disk, check_base)
+
+    @classmethod
+    def _open(cls, path: str | os.PathLike[str], base: Path | None, disk: int, check_base: bool) -> Self:
         trace = Trace.open(path)
         try:
             config = config_of(trace)
@@ -108,6 +97,8 @@ class History:
 
     def close(self) -> None:
         """Let go of the file."""
+        if isinstance(self._log, SpooledLog):
+            self._log.close()
         self.trace.close()
 
     def __enter__(self) -> Self:
@@ -157,10 +148,11 @@ class History:
     def bursts(self, first: int = 0, last: int | None = None, gap_ns: int = BURST_GAP_NS) -> list[Burst]:
         """Group the writes between two instants: a burst ends where nothing is written for `gap_ns`.
 
-        Where a bookmark is, one ends too.
+        Where a bookmark is, one ends too; each imported image is one.
         """
         end = self.count if last is None else last
-        return bursts(self, first + 1, end, gap_ns, frozenset(self.bookmarks.values()))
+        ends = {*self.bookmarks.values(), *(span.last for span in self.images)}
+        return bursts(self.rhythm(first + 1, end), self.write, gap_ns, ends)
 
     def rhythm(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
         """Yield (number, time in ns, sectors) of the writes to this disk from number `first` to `last`.
@@ -169,6 +161,15 @@ class History:
         """
         for number, tick, host_ns, sectors in self._log.rhythm(self.disk, first, last):
             yield number, self._guest_ns(tick) if self.has_machine else host_ns, sectors
+
+    @cached_property
+    def images(self) -> list[ImageSpan]:
+        """The images that the history was imported from, none for the history of a disk that was used."""
+        return image_spans(self.trace)
+
+    def inside_image(self, instant: int) -> ImageSpan | None:
+        """Return the imported image of which only a part is there at an instant: the disk never was so."""
+        return span_around(self.images, instant)
 
     def changed_blocks(self, one: int, other: int) -> set[int]:
         """Return the blocks of 4 KB that writes between two instants may have changed."""
@@ -206,9 +207,13 @@ class History:
         """Return neighbouring blocks of 4 KB at an instant."""
         return [self._block(block, instant) for block in range(first, first + count)]
 
+    def pieces(self, block: int, instant: int) -> list[Piece]:
+        """Return what the writes up to an instant made a block of, oldest first: see `DiskLog.pieces`."""
+        return self._log.pieces(self.disk, block, instant)
+
     def identity(self, block: int, instant: int) -> bytes:
         """Return a name for a block's contents: 16 bytes, or `base`; the same name, the same contents."""
-        pieces = self._log.pieces(self.disk, block, instant)
+        pieces = self.pieces(block, instant)
         if not pieces:
             return b"base"
         if len(pieces) == 1 and pieces[0].size == BLOCK:
@@ -220,9 +225,7 @@ class History:
 
     def resolve(self, text: str, current: int | None = None) -> int:
         """Return the instant that `text` names; see `tt.chronus.store.positions`.  Raises `UsageError`."""
-        from tt.chronus.store.positions import resolve
-
-        return resolve(self, text, self.count if current is None else current)
+        return positions.resolve(self, text, self.count if current is None else current)
 
     def label(self, instant: int) -> str:
         """Return the short name of an instant: `w17`."""
@@ -230,9 +233,7 @@ class History:
 
     def describe(self, instant: int) -> str:
         """Return an instant as people read it: its number, and when that was as far as is known."""
-        from tt.chronus.store.positions import describe
-
-        return describe(self, instant)
+        return positions.describe(self, instant)
 
     def instant_at_tick(self, tick: int) -> int:
         """Return the instant at which a tick first found the disk.
@@ -275,7 +276,7 @@ class History:
         return ticks, idled
 
     def _block(self, block: int, instant: int) -> bytes:
-        pieces = self._log.pieces(self.disk, block, instant)
+        pieces = self.pieces(block, instant)
         if not pieces:
             return self._base_block(block)
         key = (block, pieces[-1].number)
@@ -285,7 +286,7 @@ class History:
             return found
         contents = bytearray(b"" if pieces[0].size == BLOCK else self._base_block(block))
         for piece in pieces:
-            data = self.trace.blob(piece.key, piece.size) if piece.key else bytes(piece.size)
+            data = self._contents(piece.key, piece.size) if piece.key else bytes(piece.size)
             contents[piece.offset : piece.offset + piece.size] = data
         found = bytes(contents)
         self._cache[key] = found
@@ -297,20 +298,33 @@ class History:
         """Yield those of some blocks that are no holes of the base image."""
         if not isinstance(self._base, BaseImage):
             return
+        begin, stop = blocks.start * BLOCK, min(blocks.stop * BLOCK, self.size)
         with self._base.path.open("rb") as f:
-            at, end = blocks.start * BLOCK, min(blocks.stop * BLOCK, self.size)
-            while at < end:
-                try:
-                    data = os.lseek(f.fileno(), at, os.SEEK_DATA)
-                    hole = os.lseek(f.fileno(), data, os.SEEK_HOLE)
-                except OSError:  # no data behind
-                    return
-                yield from range(data // BLOCK, -(-min(hole, end) // BLOCK))
-                at = hole
+            for low, high in data_ranges(f.fileno(), stop, begin):
+                yield from range(low // BLOCK, -(-high // BLOCK))
 
     def _base_block(self, block: int) -> bytes:
         lba = block * BLOCK_SECTORS
         return self._base.read(lba, min(BLOCK_SECTORS, self.sectors - lba))
+
+
+class Instant(DiskView):
+    """A disk of a history after its first `number` writes."""
+
+    def __init__(self, history: History, number: int) -> None:
+        self.history = history
+        self.number = number
+        self.sectors = history.sectors
+        self.size = history.size
+        self.where = f"{history.name} at {history.label(number)}"
+
+    def blocks(self, first: int, count: int) -> list[bytes]:
+        """Return neighbouring blocks of 4 KB."""
+        return self.history.blocks(first, count, self.number)
+
+    def identity(self, block: int) -> bytes:
+        """Return a name of a block's contents: the same name at two instants means the same contents."""
+        return self.history.identity(block, self.number)
 
 
 def config_of(trace: Trace) -> MachineConfig:

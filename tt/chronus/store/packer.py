@@ -6,7 +6,11 @@ The server starts `python -m tt.chronus.store.packer PATH` with its lock inherit
 
 A line "finish" on its input means that no more will be written: it packs what is left, seals and
 ends.  The end of its input without that line means that the server is gone: it ends at once, and
-what is left in the spool waits for the next who opens the history.
+what is left in the spool waits for the next who serves the disk.
+
+The disk's user goes first: the process runs only where nothing else wants to, and begins to pack when
+the disk has been left alone for a moment, or much waits for it.  Nobody waits for the packing: what is in
+the spool is as safe, and is read from there.
 """
 
 from __future__ import annotations
@@ -16,16 +20,20 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tt.chronus.store import spool
 from tt.errors import BadInput, TTError
 from tt.log.disk_writer import DiskWriter
 
-COMMIT_EVERY_S = 0.5
+LOOK_EVERY_S = 0.25
 _COMMIT_BYTES = 32 << 20
-_NICE = 10  # the disk's user goes first
+_PATIENT_BYTES = 512 << 20  # of the spool that may wait while the disk is busy
+_PATIENT_S = 10.0  # that they may wait
+_IDLE_BYTES = 2 << 30  # of the spool that may wait for a processor that nobody else wants
+_NICE = 10
 _CLOSED = "closed by chronus serve"
 
 
@@ -50,22 +58,34 @@ class Packer:
         while packed < _COMMIT_BYTES:
             before = packed
             if self._descriptor >= 0:
-                for record, end in spool.records(self._descriptor, self._offset):
+                for records, end in spool.batches(self._descriptor, self._offset):
+                    packed += end - self._offset
                     self._offset = end
-                    packed += spool.HEADER.size + len(record.data)
-                    if record.number > self.writer.count:
-                        if record.number != self.writer.count + 1:
-                            raise BadInput(
-                                f"{self._folder} is damaged: write {self.writer.count + 1} is missing"
-                            )
-                        kind, _number, host_ns, lba, sectors, data = record
-                        self.writer.add(0, kind, lba, sectors, data, host_ns)
+                    self._add(records)
                     if packed >= _COMMIT_BYTES:
                         break
             if packed == before and not self._next_segment():
                 break
         self.writer.commit()
         return packed
+
+    @property
+    def waiting(self) -> tuple[int, tuple[int, int]]:
+        """How many bytes of the spool are not packed, and where it ends: (segment, offset)."""
+        sizes = {
+            number: spool.segment_path(self._folder, number).stat().st_size
+            for number in spool.segments(self._folder)
+            if number >= self._segment
+        }
+        newest = max(sizes.items(), default=(0, 0))
+        return sum(sizes.values()) - (self._offset if self._segment in sizes else 0), newest
+
+    def _add(self, records: Sequence[spool.Record]) -> None:
+        for kind, number, host_ns, lba, sectors, data in records:
+            if number > self.writer.count + 1:
+                raise BadInput(f"{self._folder} is damaged: write {self.writer.count + 1} is missing")
+            if number > self.writer.count:
+                self.writer.add(0, kind, lba, sectors, data, host_ns)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -80,7 +100,7 @@ class Packer:
             return False
         if self._descriptor >= 0:
             # Nothing more was read, and the next one exists: is this one complete now?
-            if any(True for _ in spool.records(self._descriptor, self._offset)):
+            if any(True for _ in spool.batches(self._descriptor, self._offset)):
                 return True
             os.close(self._descriptor)
         self._segment, self._offset = later[0], 0
@@ -124,23 +144,25 @@ def recover(path: Path, say: Callable[[str], None] = lambda line: None) -> bool:
 def main() -> int:
     """Pack for the server on the other side of stdin and stdout."""
     os.nice(_NICE)
+    _give_way(True)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are for the server, which then says "finish"
     packer = Packer(Path(sys.argv[1]))
+    patience = _Patience()
     finishing = False
     try:
         while True:
-            begin = time.monotonic()
-            worked = packer.step()
+            waiting, newest = packer.waiting
+            worked = 0
+            if finishing or patience.ends(waiting, newest):
+                _give_way(waiting < _IDLE_BYTES and not finishing)
+                worked = packer.step()
             if worked:
                 _tell(packer)
-            if finishing and not worked:
+            elif finishing:
                 packer.writer.seal(_CLOSED)
                 return 0
-            wait = 0.0 if worked >= _COMMIT_BYTES else COMMIT_EVERY_S - (time.monotonic() - begin)
-            if finishing:
-                continue
-            if select.select([0], [], [], max(0.0, wait))[0]:
+            if not finishing and select.select([0], [], [], 0 if worked else LOOK_EVERY_S)[0]:
                 finishing = b"finish" in os.read(0, 100)
                 if not finishing:
                     return 0
@@ -151,6 +173,28 @@ def main() -> int:
         return 0
     finally:
         packer.close()
+
+
+class _Patience:
+    """When to pack: the disk is left alone, or it has been busy for long, or much waits."""
+
+    def __init__(self) -> None:
+        self._newest = (0, 0)
+        self._since = time.monotonic()
+
+    def ends(self, waiting: int, newest: tuple[int, int]) -> bool:
+        """Return whether to pack now, where the spool ends at `newest` and `waiting` bytes are not packed."""
+        alone, self._newest = newest == self._newest, newest
+        if not waiting or alone or time.monotonic() - self._since > _PATIENT_S:
+            self._since = time.monotonic()
+            return waiting > 0
+        return waiting > _PATIENT_BYTES
+
+
+def _give_way(to_all: bool) -> None:
+    """Run only where no other process wants to, or as others do (that are as nice)."""
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE if to_all else os.SCHED_OTHER, os.sched_param(0))
 
 
 def _tell(packer: Packer) -> None:

@@ -13,15 +13,16 @@ A bare number is a tick where the trace is a recording of a machine, and a write
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime, time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from tt import position
+from tt.chronus.store.bursts import Burst
+from tt.chronus.store.write import Write
 from tt.errors import UsageError
+from tt.log import Trace
 from tt.position import Anchor, format_tick
-
-if TYPE_CHECKING:
-    from tt.chronus.store.history import History
 
 GRAMMAR = (
     "give w17 (a write), b3 (a burst), a tick (1_234_567), +N, -N, 50%, start, end, @bookmark, #event, "
@@ -36,7 +37,30 @@ _CLOCK = re.compile(r"[0-9]{1,2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:.+Z-]+)?")
 
 
-def resolve(history: History, text: str, current: int) -> int:
+class Past(Protocol):
+    """What names of instants are looked up in: `tt.chronus.store.history.History`."""
+
+    name: str
+    trace: Trace
+
+    @property
+    def first(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def has_machine(self) -> bool: ...
+    @property
+    def bookmarks(self) -> Mapping[str, int]: ...
+    @property
+    def images(self) -> Sequence[object]: ...
+    def check(self, instant: int) -> int: ...
+    def write(self, number: int) -> Write: ...
+    def bursts(self) -> list[Burst]: ...
+    def instant_at_tick(self, tick: int) -> int: ...
+    def instant_at_host_ns(self, host_ns: int) -> int: ...
+
+
+def resolve(history: Past, text: str, current: int) -> int:
     """Return the instant that `text` names, standing at instant `current`; raises `UsageError`."""
     typed = text.strip()
     if typed == "start":
@@ -70,10 +94,10 @@ def resolve(history: History, text: str, current: int) -> int:
     return max(history.first, history.instant_at_tick(history.trace.resolve(typed)))
 
 
-def describe(history: History, instant: int) -> str:
+def describe(history: Past, instant: int) -> str:
     """Return an instant as people read it: `w17 · tick 1,234 · 12.3 s · 2026-11-22 14:03:10`."""
     if not instant:
-        return "w0 · the base image"
+        return "w0 · an empty disk, before the first image" if history.images else "w0 · the base image"
     if instant == history.first:
         return f"w{instant} · the oldest instant, after squashing"
     write = history.write(instant)
@@ -92,14 +116,14 @@ def format_host(host_ns: int) -> str:
     return datetime.fromtimestamp(host_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _burst(history: History, index: int) -> int:
+def _burst(history: Past, index: int) -> int:
     groups = history.bursts()
     if not 0 <= index <= len(groups):
         raise UsageError(f"there is no burst b{index}: {history.name} has b1 to b{len(groups)}")
     return groups[index - 1].after if index else history.first
 
 
-def _newest(history: History, typed: str) -> int:
+def _newest(history: Past, typed: str) -> int:
     newest = history.write(history.count).host_ns if history.count else None
     if newest is None:
         raise UsageError(
@@ -108,7 +132,7 @@ def _newest(history: History, typed: str) -> int:
     return newest
 
 
-def _host(history: History, host_ns: int, typed: str) -> int:
+def _host(history: Past, host_ns: int, typed: str) -> int:
     _newest(history, typed)
     return history.instant_at_host_ns(host_ns)
 

@@ -1,23 +1,25 @@
 """The spool: where the writes of a live disk go first, as fast as the host's file system takes them.
 
 Beside x.tt, in the folder x.tt.spool, lie segments of at most 64 MB, `00000001.seg` and so on, each a
-sequence of records:
+sequence of batches of writes that were made at once:
 
     offset  size
-       0      4   "ttw1"
-       4      1   kind: 0 data, 1 zeros, 2 a discard
-       5      3   0
-       8      8   number of the write
+       0      4   "ttw2"
+       4      4   writes in the batch, 1 to 4,096
+       8      8   number of the first of them
       16      8   host time, ns since 1970
-      24      8   lba (512-byte sectors)
-      32      8   sectors
-      40      8   XXH3-64 of the 40 bytes above and the data
-      48          the data, sectors * 512 bytes (nothing unless kind is 0)
+      24      8   bytes of data
+      32      8   XXH3-64 of the 32 bytes above and everything below
+      40          for each write: lba u64 (512-byte sectors), then u64: sectors << 8 | kind
+                  (0 data, 1 zeros, 2 a discard)
+                  the data of all of them, one behind the other
 
-all little-endian.  A flush of the disk is one fdatasync of the segments written since the last.  The
-packer (`tt.chronus.store.packer`) moves records into x.tt; a segment is removed after that.  What is in the
-spool when its owner was killed is moved by whoever opens the history next: a record that is not
-whole ends it, and can only be one that no flush had made safe.
+all little-endian.  So neighbouring blocks that were written together lie side by side, and are read at
+once.  A flush of the disk is one fdatasync of the segments written since the last.  The packer
+(`tt.chronus.store.packer`) moves writes into x.tt; a segment is removed after that.  What is in the
+spool when its owner was killed is moved by whoever serves the disk next, and until then read where it
+is (`tt.chronus.store.spooled`): a batch that is not whole ends it, and can only be one that no flush
+had made safe.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import fcntl
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -37,11 +39,14 @@ from tt.errors import BadInput, TTError
 from tt.log.disk_rows import MAX_LBA, ChangeKind
 from tt.log.sectors import SECTOR
 
-HEADER = struct.Struct("<4sB3xQQQQQ")
-MAGIC = b"ttw1"
+MAGIC = b"ttw2"
+HEADER = struct.Struct("<4sIQQQQ")
 SEGMENT_BYTES = 64 << 20
-MAX_RECORD = 64 << 20
+MAX_BATCH = 4096
+MAX_BATCH_BYTES = 64 << 20
+_OLD_MAGIC = b"ttw1"
 _CHECKED = HEADER.size - 8
+_ROW = 16
 _PATIENCE_S = 60.0
 
 
@@ -56,14 +61,55 @@ class Record(NamedTuple):
     data: bytes
 
 
-def header(
-    kind: int, number: int, host_ns: int, lba: int, sectors: int, data: bytes | bytearray | memoryview = b""
+class _Head(NamedTuple):
+    """The first 40 bytes of a batch."""
+
+    writes: int
+    number: int
+    host_ns: int
+    data_size: int
+    check: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole batch."""
+        return HEADER.size + self.writes * _ROW + self.data_size
+
+
+def batch_of_data(
+    number: int, host_ns: int, writes: Sequence[tuple[int, bytes | bytearray | memoryview]]
 ) -> bytes:
-    """Return the 48 bytes that go before `data`."""
-    head = HEADER.pack(MAGIC, kind, number, host_ns, lba, sectors, 0)[:_CHECKED]
+    """Return what goes before the data of `writes`: (offset in bytes, data) each, from `number` on."""
+    rows: list[int] = []
+    size = 0
+    for offset, data in writes:
+        length = len(data)
+        rows += (offset // SECTOR, length // SECTOR << 8)
+        size += length
+    table = struct.pack(f"<{len(rows)}Q", *rows)
+    return _head(number, host_ns, len(writes), size, table, [data for _offset, data in writes])
+
+
+def batch_of_zeros(number: int, host_ns: int, kind: ChangeKind, lba: int, sectors: int) -> bytes:
+    """Return the batch of one write without data: zeros, or a discard."""
+    return _head(number, host_ns, 1, 0, struct.pack("<2Q", lba, sectors << 8 | kind), ())
+
+
+def _head(
+    number: int,
+    host_ns: int,
+    count: int,
+    size: int,
+    table: bytes,
+    data: Iterable[bytes | bytearray | memoryview],
+) -> bytes:
+    head = HEADER.pack(MAGIC, count, number, host_ns, size, 0)[:_CHECKED]
     check = xxhash.xxh3_64(head)
-    check.update(data)
-    return head + check.intdigest().to_bytes(8, "little")
+    check.update(table)
+    update = check.update
+    for piece in data:
+        update(piece)
+    return head + check.intdigest().to_bytes(8, "little") + table
 
 
 def folder_of(path: Path) -> Path:
@@ -81,23 +127,67 @@ def segments(folder: Path) -> list[int]:
     return sorted(int(path.stem) for path in folder.glob("*.seg") if path.stem.isdigit())
 
 
-def records(descriptor: int, offset: int = 0) -> Iterator[tuple[Record, int]]:
-    """Yield (record, offset of its end) from `offset` of a segment, up to the first that is not whole."""
-    while True:
-        head = os.pread(descriptor, HEADER.size, offset)
-        if len(head) < HEADER.size:
+def batches(descriptor: int, offset: int = 0) -> Iterator[tuple[list[Record], int]]:
+    """Yield (writes of a batch, offset of its end) from `offset` of a segment, up to one that is not whole.
+
+    Raises `BadInput` for the spool of an older chronus.
+    """
+    while (head := _read_head(descriptor, offset)) is not None:
+        raw = os.pread(descriptor, head.size, offset)
+        found = xxhash.xxh3_64(raw[:_CHECKED])
+        found.update(memoryview(raw)[HEADER.size :])
+        if len(raw) < head.size or found.intdigest() != head.check:
             return
-        magic, kind, number, host_ns, lba, sectors, check = HEADER.unpack(head)
+        records = _records(head, raw)
+        if records is None:
+            return
+        offset += head.size
+        yield records, offset
+
+
+def _records(head: _Head, raw: bytes) -> list[Record] | None:
+    """Return the writes of a batch; None where it makes no sense."""
+    at = HEADER.size + head.writes * _ROW
+    rows = struct.unpack_from(f"<{2 * head.writes}Q", raw, HEADER.size)
+    found = []
+    for index in range(head.writes):
+        lba, packed = rows[2 * index : 2 * index + 2]
+        sectors, kind = packed >> 8, packed & 0xFF
+        if kind > max(ChangeKind) or lba + sectors > MAX_LBA:
+            return None
         size = sectors * SECTOR if kind == ChangeKind.DATA else 0
-        if magic != MAGIC or kind > max(ChangeKind) or size > MAX_RECORD or lba + sectors > MAX_LBA:
-            return
-        data = os.pread(descriptor, size, offset + HEADER.size) if size else b""
-        found = xxhash.xxh3_64(head[:_CHECKED])
-        found.update(data)
-        if len(data) < size or found.intdigest() != check:
-            return
-        offset += HEADER.size + size
-        yield Record(ChangeKind(kind), number, host_ns, lba, sectors, data), offset
+        data = raw[at : at + size]
+        at += size
+        found.append(Record(ChangeKind(kind), head.number + index, head.host_ns, lba, sectors, data))
+    return found if at == len(raw) else None
+
+
+def _read_head(descriptor: int, offset: int) -> _Head | None:
+    """Return the head of the batch at `offset`, None where there is none."""
+    raw = os.pread(descriptor, HEADER.size, offset)
+    if raw[:4] == _OLD_MAGIC:
+        raise BadInput("the spool was written by an older chronus: let that one serve the disk once more")
+    if len(raw) < HEADER.size or raw[:4] != MAGIC:
+        return None
+    head = _Head(*HEADER.unpack(raw)[1:])
+    return head if 1 <= head.writes <= MAX_BATCH and head.data_size <= MAX_BATCH_BYTES else None
+
+
+def first_number(descriptor: int) -> int | None:
+    """Return the number of the first write in a segment, None where it holds none."""
+    head = _read_head(descriptor, 0)
+    return None if head is None else head.number
+
+
+def offset_of(descriptor: int, number: int) -> int:
+    """Return the offset of the batch with write `number`, or of the first one after it.
+
+    Batches before it are passed over by their heads alone.
+    """
+    offset = 0
+    while (head := _read_head(descriptor, offset)) is not None and head.number + head.writes <= number:
+        offset += head.size
+    return offset
 
 
 class Lock:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from tt.chronus.files.changes import Change, Side
 from tt.chronus.files.ext_volume import ExtVolume
 from tt.chronus.files.tree import Tree
-from tt.chronus.store.history import History, Write
+from tt.chronus.store.history import History
+from tt.chronus.store.write import Write
 from tt.errors import BadInput
 from tt.vmm.boot.ext import Inode
 from tt.vmm.boot.filetree import MAX_FILE
@@ -59,7 +60,7 @@ def evidence(history: History, change: Change, instant: int) -> Iterator[Evidenc
 
 def last_write_at(history: History, offset: int, instant: int) -> Write | None:
     """Return the last write up to an instant that wrote the byte at `offset`, None where none did."""
-    for piece in reversed(history.trace.disk_log.pieces(history.disk, offset // BLOCK, instant)):
+    for piece in reversed(history.pieces(offset // BLOCK, instant)):
         if piece.offset <= offset % BLOCK < piece.offset + piece.size:
             return history.write(piece.number)
     return None

@@ -10,7 +10,8 @@ from tt.chronus.files.changes import Change, pair_renames
 from tt.chronus.files.difference import DiskIndex
 from tt.chronus.files.touched import Region, regions
 from tt.chronus.store.bursts import Burst
-from tt.chronus.store.history import History, Write
+from tt.chronus.store.history import History
+from tt.chronus.store.write import Write
 from tt.errors import BadInput, TTError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tt.chronus.files.patch import Delta, Patcher, undo
 from tt.chronus.search.verdicts import Outcome, Probe, Verdict
-from tt.chronus.store.instant import DiskView
+from tt.chronus.store.view import DiskView
 from tt.chronus.why.ddmin import ddmin
 from tt.errors import BadInput
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from tt.chronus.store.history import Write
+from tt.chronus.store.write import Write
 from tt.errors import BadInput
 from tt.log.sectors import SECTOR
 from tt.travel import Timeline

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tt.chronus.files.changes import Change
-from tt.chronus.store.history import History, Write
+from tt.chronus.store.history import History
+from tt.chronus.store.write import Write
 from tt.chronus.why.evidence import Evidence, evidence, raw_evidence
 from tt.chronus.why.requests import request_of
 from tt.chronus.why.tasks import Task, current_task

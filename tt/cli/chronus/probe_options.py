@@ -77,7 +77,8 @@ def make_probe(args: argparse.Namespace, history: History) -> Probe:
 
 
 def _setup(args: argparse.Namespace, history: History) -> Setup:
-    from tt.chronus.runners.runner import runner, setup_of
+    from tt.chronus.runners.named import runner
+    from tt.chronus.runners.runner import setup_of
 
     runner(args.runner)  # raises for one that there is not
     return setup_of(

@@ -14,7 +14,7 @@ from tt.log.text import printable
 if TYPE_CHECKING:
     from tt.chronus.files.changes import Change
     from tt.chronus.files.tree import Node
-    from tt.chronus.store.history import Write
+    from tt.chronus.store.write import Write
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _LETTERS = {"A": "green", "D": "red", "M": "yellow", "T": "yellow", "R": "cyan"}

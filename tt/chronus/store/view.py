@@ -1,19 +1,16 @@
-"""A disk as it was at one instant: reading it, looking into it, writing over it without touching it."""
+"""A disk that never changes: reading it, looking into it, writing over it without touching it."""
 
 from __future__ import annotations
 
 import abc
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from tt.errors import UsageError
 from tt.log.sectors import BLOCK_SECTORS, SECTOR
 from tt.vmm.boot.images import DiskImage
 from tt.vmm.disk import BLOCK, BaseImage, OverlayDisk
-
-if TYPE_CHECKING:
-    from tt.chronus.store.history import History
 
 
 class DiskView(abc.ABC):
@@ -56,25 +53,6 @@ class DiskView(abc.ABC):
     def overlay(self) -> OverlayDisk:
         """Return a disk to write on, in memory, that starts out as this one."""
         return OverlayDisk(self)
-
-
-class Instant(DiskView):
-    """A disk of a history after its first `number` writes."""
-
-    def __init__(self, history: History, number: int) -> None:
-        self.history = history
-        self.number = number
-        self.sectors = history.sectors
-        self.size = history.size
-        self.where = f"{history.name} at {history.label(number)}"
-
-    def blocks(self, first: int, count: int) -> list[bytes]:
-        """Return neighbouring blocks of 4 KB."""
-        return self.history.blocks(first, count, self.number)
-
-    def identity(self, block: int) -> bytes:
-        """Return a name of a block's contents: the same name at two instants means the same contents."""
-        return self.history.identity(block, self.number)
 
 
 class ImageView(DiskView):

@@ -1,0 +1,67 @@
+"""The images that a history was imported from: each came in one go, as many writes that are no instants.
+
+An image on the host says what a disk was, not in which order it came to be so.  Its blocks are logged as
+writes, as everything is, but the disk never was what only some of them make.  The key `images` of the
+trace's `meta` lists [bookmark, first write, last write] of each.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tt.log import Trace
+
+META_KEY = "images"
+DESCRIPTION = "imported images"
+
+
+class ImageSpan(NamedTuple):
+    """The writes `first` to `last` brought in one image, bookmarked as `name`."""
+
+    name: str
+    first: int
+    last: int
+
+    @property
+    def before(self) -> int:
+        """The instant before the image."""
+        return self.first - 1
+
+
+def image_spans(trace: Trace) -> list[ImageSpan]:
+    """Return the images that a trace was imported from, in order; those that changed nothing are left out.
+
+    Raises `BadInput` where the list of them makes no sense.
+    """
+    listed = trace.meta.get(META_KEY)
+    if listed is None:
+        return _from_bookmarks(trace)
+    found: list[ImageSpan] = []
+    for entry in listed if isinstance(listed, list) else [None]:
+        match entry:
+            case [str(name), int(first), int(last)] if (found[-1].last if found else 0) < first <= last:
+                found.append(ImageSpan(name, first, last))
+            case _:
+                raise trace.damaged("its list of imported images makes no sense")
+    return found
+
+
+def span_around(spans: Sequence[ImageSpan], instant: int) -> ImageSpan | None:
+    """Return the image in the middle of which an instant lies, None where the disk was once like that."""
+    at = bisect_left(spans, instant, key=lambda span: span.last)
+    return spans[at] if at < len(spans) and spans[at].first <= instant < spans[at].last else None
+
+
+def _from_bookmarks(trace: Trace) -> list[ImageSpan]:
+    """Return the images of a history that was imported before they were listed: up to each bookmark."""
+    config = trace.meta.get("config")
+    if not isinstance(config, dict) or DESCRIPTION not in (config.get("description") or ()):
+        return []
+    found: list[ImageSpan] = []
+    for name, instant in sorted(trace.bookmarks.items(), key=lambda item: item[1]):
+        first = (found[-1].last if found else trace.squashed_before) + 1
+        if first <= instant:
+            found.append(ImageSpan(name, first, instant))
+    return found
