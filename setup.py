@@ -23,6 +23,9 @@ engine = Extension(
     runtime_library_dirs=["$ORIGIN/../../../unicorn/lib"],
     extra_compile_args=["-std=gnu11", "-O2", *FLAGS],
 )
+pages = Extension(
+    "tt.log._pages", sources=["tt/log/_pages.pyx"], extra_compile_args=["-std=gnu11", "-O3", *FLAGS]
+)
 
 
 class Build(build_ext):
@@ -40,4 +43,6 @@ class Build(build_ext):
         guest_build.build_kit(Path("guests/denali"), package / "_guests" / "denali")
 
 
-setup(ext_modules=cythonize([engine], build_dir="build", language_level=3), cmdclass={"build_ext": Build})
+setup(
+    ext_modules=cythonize([engine, pages], build_dir="build", language_level=3), cmdclass={"build_ext": Build}
+)

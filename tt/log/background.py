@@ -76,10 +76,16 @@ class BackgroundWriter:
         self._submit(job)
 
     def add_checkpoint(
-        self, tick: int, state: dict[str, Any], digest: bytes, pages: bytes, contents: bytes
+        self,
+        tick: int,
+        state: dict[str, Any],
+        digest: bytes,
+        pages: bytes,
+        contents: bytes,
+        cost: int | None = None,
     ) -> None:
         """Store the machine at `tick`: see `TraceWriter.add_checkpoint`."""
-        self._submit(lambda writer: writer.add_checkpoint(tick, state, digest, pages, contents))
+        self._submit(lambda writer: writer.add_checkpoint(tick, state, digest, pages, contents, cost))
 
     @property
     def behind(self) -> bool:

@@ -9,14 +9,22 @@ A row of `checkpoints`:
     refs      zstd       u32 LE for each bit set, rising: where the page's contents are
 
 A reference is 64 x pack + slot, or 0xffffffff for a page of zeros.  A row of
-`page_packs` holds up to 64 pages of 4 KB, one zstd frame.  Contents are stored
-once, known by their hash, as long as the writer remembers them.  A page at
-checkpoint k is what the last row up to k has of it, or what it was at power-on,
-which the machine's description gives.
+`page_packs` holds up to 64 of them, one zstd frame.  Packs with numbers below
+0x2000000 hold pages of 4 KB.  Since version 4 there are packs of deltas, with
+numbers from there on, so that the highest bit of a reference says which; a delta is
+
+    base      u32 LE     reference of a page of 4 KB
+    words     64 bytes   a bit for each word of 8 bytes, lowest first: it is another one
+    values    8 x n      these words
+
+A page whose words differ in more than a quarter from those last stored whole is
+stored whole again.  A page at checkpoint k is what the last row up to k has of
+it, or what it was at power-on, which the machine's description gives.
 
 When there are too many, or they take too much room, the writer drops the one
 whose neighbours are closest together, the oldest first: its pages move to the
-next.  So they stay evenly spread, and the way to any tick stays bounded.
+next.  So they stay evenly spread, and the way to any tick stays bounded.  How far
+apart they are is told in what it costs to run from one to the other.
 """
 
 from __future__ import annotations
@@ -29,12 +37,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import zstandard
 
 from tt.errors import BadInput
+from tt.log._pages import DeltaPack, PagePacker, rank
 from tt.log.blobs import inflate
 from tt.log.connection import guard
 from tt.log.schema import row_crc
@@ -45,13 +53,14 @@ if TYPE_CHECKING:
 PAGE = 4096
 PACK_PAGES = 64
 ZEROS = 0xFFFFFFFF
+DELTA_PACKS = 1 << 25  # packs with numbers from here on hold deltas
 MOST_CHECKPOINTS = 1000
 _LEVEL = 1  # packed while the guest runs
 _ZERO_PAGE = bytes(PAGE)
-_REMEMBERED_PAGES = 100_000  # contents known by hash, twice
 _MAX_STATE = 16 << 20
 _MAX_PAGES = 1 << 28  # a terabyte
 _CACHED_BYTES = 128 << 20
+_MAX_DELTA = 4 + 64 + PAGE
 
 Insert = Callable[..., None]
 
@@ -73,60 +82,55 @@ class CheckpointWriter:
         self._most_bytes = most_bytes
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=False)
         self._ticks: list[int] = []
+        self._costs: dict[int, int] = {}  # tick -> of the way there from power-on
         self._changed: dict[int, int] = {}  # tick -> bits
         self._refs: dict[int, array[int]] = {}
-        self._live: Counter[int] = Counter()  # pack -> references to it
+        self._packer = PagePacker()
+        self._live: Counter[int] = Counter()  # pack -> references to it, and packs with deltas on it
+        self._bases: dict[int, set[int]] = {}  # pack of deltas -> packs
         self._pack_bytes: dict[int, int] = {}
-        self._next_pack = 0
-        self._known: dict[bytes, int] = {}
-        self._known_before: dict[bytes, int] = {}
+        self._bytes = 0
 
-    def add(self, tick: int, state: dict[str, Any], digest: bytes, pages: bytes, contents: bytes) -> None:
-        """Store a checkpoint after all others: `pages` u32 numbers, rising, and their `contents`."""
+    def add(
+        self,
+        tick: int,
+        state: dict[str, Any],
+        digest: bytes,
+        pages: bytes,
+        contents: bytes,
+        cost: int | None = None,
+    ) -> None:
+        """Store a checkpoint after all others: `pages` u32 numbers, rising, and their `contents`.
+
+        `cost` says how long the way from power-on takes, in any unit; ticks, if it is left out.
+        """
         numbers = array("I", pages)
-        refs = array("I", bytes(4 * len(numbers)))
-        fresh: list[bytes] = []
+        packed_refs, packs = self._packer.pack(pages, contents)
+        refs = array("I", packed_refs)
         bits = bytearray(max(numbers, default=0) // 8 + 1)
-        for i, number in enumerate(numbers):
+        for number in numbers:
             bits[number >> 3] |= 1 << (number & 7)
-            refs[i] = self._reference(contents[i * PAGE : (i + 1) * PAGE], fresh)
-        if fresh:
-            self._put_pack(fresh)
+        for number, count, raw in packs:
+            self._put_pack(number, count, raw)
         self._live.update(ref // PACK_PAGES for ref in refs if ref != ZEROS)
         self._ticks.append(tick)
+        self._costs[tick] = tick if cost is None else cost
         self._changed[tick] = int.from_bytes(bits, "little")
         self._refs[tick] = refs
         self._put(tick, digest, self._compressor.compress(encode_state(state)))
-        while len(self._ticks) > 3 and (
-            len(self._ticks) > self._most or sum(self._pack_bytes.values()) > self._most_bytes
-        ):
+        while len(self._ticks) > 3 and (len(self._ticks) > self._most or self._bytes > self._most_bytes):
             self._drop_one()
 
     # ---- inside
 
-    def _reference(self, content: bytes, fresh: list[bytes]) -> int:
-        if content == _ZERO_PAGE:
-            return ZEROS
-        key = blake2b(content, digest_size=16).digest()
-        ref = self._known.get(key)
-        if ref is None:
-            ref = self._known_before.get(key)
-        if ref is None or (ref // PACK_PAGES < self._next_pack and ref // PACK_PAGES not in self._pack_bytes):
-            ref = self._next_pack * PACK_PAGES + len(fresh)
-            fresh.append(content)
-            if len(fresh) == PACK_PAGES:
-                self._put_pack(fresh)
-        if len(self._known) >= _REMEMBERED_PAGES:
-            self._known_before, self._known = self._known, {}
-        self._known[key] = ref
-        return ref
-
-    def _put_pack(self, fresh: list[bytes]) -> None:
-        packed = self._compressor.compress(b"".join(fresh))
-        self._insert("page_packs", self._next_pack, len(fresh), packed)
-        self._pack_bytes[self._next_pack] = len(packed)
-        self._next_pack += 1
-        fresh.clear()
+    def _put_pack(self, number: int, count: int, raw: bytes) -> None:
+        packed = self._compressor.compress(raw)
+        self._insert("page_packs", number, count, packed)
+        self._pack_bytes[number] = len(packed)
+        self._bytes += len(packed)
+        if number >= DELTA_PACKS:
+            self._bases[number] = {base // PACK_PAGES for base in DeltaPack(raw, count).bases}
+            self._live.update(self._bases[number])
 
     def _put(self, tick: int, digest: bytes, state: bytes) -> None:
         bits = self._changed[tick]
@@ -136,7 +140,8 @@ class CheckpointWriter:
 
     def _drop_one(self) -> None:
         ticks = self._ticks
-        at = min(range(1, len(ticks) - 1), key=lambda i: (ticks[i + 1] - ticks[i - 1], i))
+        costs = self._costs
+        at = min(range(1, len(ticks) - 1), key=lambda i: (costs[ticks[i + 1]] - costs[ticks[i - 1]], i))
         dropped, following = ticks[at], ticks[at + 1]
         before = self._pages(dropped)
         after = self._pages(following)
@@ -145,7 +150,7 @@ class CheckpointWriter:
         merged = dict(sorted((before | after).items()))
         self._changed[following] |= self._changed.pop(dropped)
         self._refs[following] = array("I", merged.values())
-        del self._refs[dropped], ticks[at]
+        del self._refs[dropped], costs[dropped], ticks[at]
         digest, state = self._db.execute(
             "SELECT digest, state FROM checkpoints WHERE tick = ?", (following,)
         ).fetchone()
@@ -156,13 +161,17 @@ class CheckpointWriter:
         return dict(zip(set_bits(self._changed[tick]), self._refs[tick], strict=True))
 
     def _release(self, ref: int) -> None:
-        pack = ref // PACK_PAGES
-        if ref == ZEROS:
-            return
+        if ref != ZEROS:
+            self._release_pack(ref // PACK_PAGES)
+
+    def _release_pack(self, pack: int) -> None:
         self._live[pack] -= 1
         if not self._live[pack]:
-            del self._live[pack], self._pack_bytes[pack]
+            del self._live[pack]
+            self._bytes -= self._pack_bytes.pop(pack)
             self._db.execute("DELETE FROM page_packs WHERE number = ?", (pack,))
+            for base in self._bases.pop(pack, ()):
+                self._release_pack(base)
 
 
 @dataclass(frozen=True)
@@ -181,12 +190,10 @@ class StoredCheckpoint:
 
     def page(self, number: int) -> bytes | memoryview:
         """Return what page `number` held, which must be one that changed; raises `BadInput`."""
-        below = int.from_bytes(self.changed[: number // 8 + 1], "little") & ((1 << number) - 1)
-        rank = below.bit_count()
-        refs = self._refs
-        if rank >= len(refs):
+        refs, at = self._refs, rank(self.changed, number)
+        if at >= len(refs):
             raise self.reader.trace.damaged(f"the checkpoint at tick {self.tick:,} lacks pages")
-        return self.reader.content(refs[rank])
+        return self.reader.content(refs[at])
 
     @cached_property
     def _refs(self) -> array[int]:
@@ -199,8 +206,10 @@ class CheckpointReader:
     def __init__(self, trace: Trace, db: sqlite3.Connection) -> None:
         self.trace = trace
         self._db = db
-        self._packs: OrderedDict[int, memoryview] = OrderedDict()
+        self._packs: OrderedDict[int, bytes] = OrderedDict()
         self._packs_bytes = 0
+        self._deltas: OrderedDict[int, DeltaPack] = OrderedDict()
+        self._deltas_bytes = 0
 
     def all(self) -> list[StoredCheckpoint]:
         """Return all checkpoints by tick; raises `BadInput` when one is damaged."""
@@ -229,19 +238,55 @@ class CheckpointReader:
         if ref == ZEROS:
             return _ZERO_PAGE
         number, slot = divmod(ref, PACK_PAGES)
+        if number >= DELTA_PACKS:
+            deltas = self._delta_pack(number)
+            if slot >= deltas.count:
+                raise self.trace.damaged(f"pack {number} of pages has no page {slot}")
+            base = deltas.base(slot)
+            if base // PACK_PAGES >= DELTA_PACKS:  # one on another might never end
+                raise self.trace.damaged(f"page {slot} in pack {number} stands on no whole page")
+            return deltas.page(slot, self.content(base))
         pack = self._packs.get(number)
         if pack is None:
-            pack = self._load(number)
+            pack = self._whole_pack(number)
         else:
             self._packs.move_to_end(number)
-        page = pack[slot * PAGE : (slot + 1) * PAGE]
+        page = memoryview(pack)[slot * PAGE : (slot + 1) * PAGE]
         if len(page) != PAGE:
             raise self.trace.damaged(f"pack {number} of pages has no page {slot}")
         return page
 
     # ---- inside
 
-    def _load(self, number: int) -> memoryview:
+    def _whole_pack(self, number: int) -> bytes:
+        count, packed = self._pack_row(number)
+        pack = self._inflated(number, packed, count * PAGE)
+        self._packs[number] = pack
+        self._packs_bytes += len(pack)
+        while self._packs_bytes > _CACHED_BYTES:
+            self._packs_bytes -= len(self._packs.popitem(last=False)[1])
+        return pack
+
+    def _delta_pack(self, number: int) -> DeltaPack:
+        found = self._deltas.get(number)
+        if found is not None:
+            self._deltas.move_to_end(number)
+            return found
+        count, packed = self._pack_row(number)
+        try:
+            size = zstandard.get_frame_parameters(packed).content_size
+            if not 0 <= size <= count * _MAX_DELTA:
+                raise ValueError(f"it claims {size} bytes")
+            deltas = DeltaPack(self._inflated(number, packed, size), count)
+        except (zstandard.ZstdError, ValueError) as e:
+            raise self.trace.damaged(f"pack {number} of pages: {e}") from None
+        self._deltas[number] = deltas
+        self._deltas_bytes += size
+        while self._deltas_bytes > _CACHED_BYTES:
+            self._deltas_bytes -= self._deltas.popitem(last=False)[1].size
+        return deltas
+
+    def _pack_row(self, number: int) -> tuple[int, bytes]:
         with guard(self.trace.path):
             row = self._db.execute(
                 "SELECT count, packed, crc FROM page_packs WHERE number = ?", (number,)
@@ -251,15 +296,13 @@ class CheckpointReader:
             raise self.trace.damaged(f"pack {number} of pages is missing")
         if row_crc("page_packs", number, count, packed) != crc:
             raise self.trace.damaged(f"pack {number} of pages has a wrong checksum")
+        return count, packed
+
+    def _inflated(self, number: int, packed: bytes, size: int) -> bytes:
         try:
-            pack = memoryview(inflate(packed, count * PAGE))
+            return inflate(packed, size)
         except BadInput as e:
             raise self.trace.damaged(f"pack {number} of pages: {e}") from None
-        self._packs[number] = pack
-        self._packs_bytes += len(pack)
-        while self._packs_bytes > _CACHED_BYTES:
-            self._packs_bytes -= len(self._packs.popitem(last=False)[1])
-        return pack
 
     def _column(self, name: str, tick: int) -> bytes:
         for row in self.trace.rows(

@@ -43,10 +43,18 @@ class CheckpointIndex:
             raise BadInput(f"cannot write beside {path}: {e}") from None
         self._writer = CheckpointWriter(self._db, self._insert, most_bytes=most_bytes)
 
-    def add(self, tick: int, state: dict[str, Any], digest: bytes, pages: bytes, contents: bytes) -> None:
+    def add(
+        self,
+        tick: int,
+        state: dict[str, Any],
+        digest: bytes,
+        pages: bytes,
+        contents: bytes,
+        cost: int | None = None,
+    ) -> None:
         """Add a checkpoint after all others: see `CheckpointWriter.add`."""
         try:
-            self._writer.add(tick, state, digest, pages, contents)
+            self._writer.add(tick, state, digest, pages, contents, cost)
         except sqlite3.Error as e:
             raise TTError(f"cannot write beside {self.path}: {e}") from None
 

@@ -144,11 +144,17 @@ class TraceWriter:
         return size
 
     def add_checkpoint(
-        self, tick: int, state: dict[str, Any], digest: bytes, pages: bytes, contents: bytes
+        self,
+        tick: int,
+        state: dict[str, Any],
+        digest: bytes,
+        pages: bytes,
+        contents: bytes,
+        cost: int | None = None,
     ) -> None:
         """Store the machine at `tick`, after all other checkpoints; see `tt.log.checkpoints`."""
         with self._guard():
-            self._checkpoints.add(tick, state, digest, pages, contents)
+            self._checkpoints.add(tick, state, digest, pages, contents, cost)
 
     def bookmark(self, name: str, tick: int) -> None:
         """Give `tick` a name; a name given again moves."""

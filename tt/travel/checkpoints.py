@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tt.errors import BadInput, EngineError
+from tt.log._pages import ChangeIndex
 from tt.log.checkpoints import StoredCheckpoint
 from tt.travel.disks import RecordedDisk
 from tt.vmm.machine import Machine
@@ -80,14 +81,20 @@ class CheckpointStore:
         self._machine = machine
         self._disks = disks
         self._bitmap_size = (machine.engine.size // PAGE + 7) // 8
-        first = self._capture()
-        self._checkpoints: list[Checkpoint] = [first, *(c for c in stored if c.tick > first.tick)]
+        first = self._first = self._capture()
+        self._base = first.tick  # the checkpoint that the machine last was at
+        self._stored = [c for c in stored if c.tick > first.tick]
+        self._arrange()
+        machine.engine.fetch_page = self._fetch
+
+    def _arrange(self) -> None:
+        """Begin with what the trace holds, and power-on."""
+        self._checkpoints: list[Checkpoint] = [self._first, *self._stored]
         self._bits = [int.from_bytes(c.changed, "little") for c in self._checkpoints]
         self._ticks = [c.tick for c in self._checkpoints]
-        self._maps = [c.changed.ljust(self._bitmap_size, b"\0") for c in self._checkpoints]
+        self._index = ChangeIndex((c.changed for c in self._stored), 8 * self._bitmap_size)
         self._kept_size = 0
-        self._base = first.tick  # the checkpoint that the machine last was at
-        machine.engine.fetch_page = self._fetch
+        self._look_from(self._base)
 
     @property
     def ticks(self) -> list[int]:
@@ -111,6 +118,25 @@ class CheckpointStore:
             at += 1
         return self._ticks[at]
 
+    def stretches(self, begin: int, end: int, pages: Collection[int]) -> list[tuple[int, int]]:
+        """Return where in ticks (`begin`, `end`) one of `pages` may be stored to, the latest first.
+
+        A stretch (a, b) are the ticks between a and b; a is `begin` or a checkpoint's tick.
+        """
+        mask = sum(1 << page for page in pages)
+        found: list[tuple[int, int]] = []
+        at = bisect_right(self._ticks, begin)
+        while begin + 1 < end:
+            last = at == len(self._ticks)
+            until = end if last else min(end, self._ticks[at] + 1)  # what changed came up to its tick
+            if last or self._bits[at] & mask:
+                if found and found[-1][1] == begin + 1:
+                    found[-1] = (found[-1][0], until)
+                else:
+                    found.append((begin, until))
+            begin, at = until - 1, at + 1
+        return found[::-1]
+
     def take(self) -> None:
         """Keep the machine as it is now; it must just have arrived at its tick."""
         tick = self._machine.tick
@@ -121,10 +147,10 @@ class CheckpointStore:
         self._checkpoints.insert(at, kept)
         self._bits.insert(at, int.from_bytes(kept.changed, "little"))
         self._ticks.insert(at, tick)
-        self._maps.insert(at, kept.changed)
         self._base = tick
         self._kept_size += kept.size
         self._thin()
+        self._look_from(tick)
 
     def restore(self, tick: int) -> None:
         """Put the machine back to the checkpoint at `tick`; raises `BadInput` when that is damaged."""
@@ -135,7 +161,7 @@ class CheckpointStore:
         bits = 0
         for between in self._bits[min(to, base) + 1 : max(to, base) + 1]:
             bits |= between
-        self._base = tick
+        self._look_from(tick)
         machine.engine.revert(bits.to_bytes(self._bitmap_size, "little"), checkpoint.digest)
         for disk in self._disks:
             disk.go_to(tick)
@@ -153,12 +179,10 @@ class CheckpointStore:
         """
         if all(isinstance(checkpoint, KeptCheckpoint) for checkpoint in self._checkpoints):
             return False
-        for kept in (self._checkpoints, self._bits, self._ticks, self._maps):
-            del kept[1:]
-        self._kept_size = 0
-        self._base = self._ticks[0]
+        self._stored, self._base = [], self._first.tick
+        self._arrange()
         everything = b"\xff" * self._bitmap_size
-        self._machine.engine.revert(everything, self._checkpoints[0].digest)
+        self._machine.engine.revert(everything, self._first.digest)
         self.restore(self._base)
         return True
 
@@ -177,13 +201,23 @@ class CheckpointStore:
             self._machine.tick, engine.ram_digest(), self._machine.save(), pages, bytes(changed)
         )
 
+    def _look_from(self, tick: int) -> None:
+        """Have pages fetched as they were at the checkpoint of `tick`."""
+        self._base = tick
+        self._stored_at = bisect_right(self._stored, tick, key=lambda c: c.tick) - 1
+        # What the trace holds is complete by itself: those in memory count since the last of these.
+        since = self._stored[self._stored_at].tick if self._stored_at >= 0 else self._first.tick
+        between = slice(bisect_right(self._ticks, since), bisect_right(self._ticks, tick))
+        self._newest = [c for c in reversed(self._checkpoints[between]) if isinstance(c, KeptCheckpoint)]
+
     def _fetch(self, number: int) -> bytes | memoryview:
         """Return what the page held at the checkpoint that the machine was last at."""
-        byte, bit = number >> 3, 1 << (number & 7)
-        maps, at = self._maps, bisect_left(self._ticks, self._base)
-        while at >= 0 and not maps[at][byte] & bit:
-            at -= 1
-        return self._checkpoints[at].page(number) if at >= 0 else _ZEROS
+        for kept in self._newest:
+            page = kept.pages.get(number)
+            if page is not None:
+                return page
+        at = self._index.last(number, self._stored_at)
+        return self._stored[at].page(number) if at >= 0 else self._first.pages.get(number, _ZEROS)
 
     def _thin(self) -> None:
         """Drop checkpoints in memory until the rest fit the budget, keeping them dense around the last."""
@@ -212,5 +246,4 @@ class CheckpointStore:
             self._kept_size += following.size
             self._bits[at + 1] |= self._bits[at]
             following.changed = self._bits[at + 1].to_bytes(self._bitmap_size, "little")
-            self._maps[at + 1] = following.changed
-        del self._checkpoints[at], self._bits[at], self._ticks[at], self._maps[at]
+        del self._checkpoints[at], self._bits[at], self._ticks[at]

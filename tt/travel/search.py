@@ -142,12 +142,25 @@ class Search:
         end, span, pages = timeline.tick, 0, self._traps.pages if self._traps else None
         while end > until + 1:
             begin = max(until, timeline.nearest(max(end - 1 - span, 0)))
-            yield from self._latest_first(begin, end)
+            yield from self._where_stored_to(begin, end, pages)
             end, span = begin + 1, min(max(2 * span, _FIRST_SPAN), _LONGEST_SPAN)
             if pages is not None:
                 quiet = max(until, timeline.unchanged(begin, pages, -1))
                 yield from self._happened(quiet, end)
                 end = min(end, quiet + 1)
+
+    def _where_stored_to(
+        self, begin: int, end: int, pages: set[int] | None
+    ) -> Generator[list[Found], None, None]:
+        """Yield the groups in ticks (`begin`, `end`), running only where one of `pages` is stored to."""
+        if pages is None:
+            yield from self._latest_first(begin, end)
+            return
+        for start, stop in self._timeline.stretches(begin, end, pages):
+            yield from self._happened(stop - 1, end)
+            yield from self._latest_first(start, stop)
+            end = start + 1
+        yield from self._happened(begin, end)
 
     def _skip_forward(self, last: int) -> None:
         """Go to where watched bytes of RAM may next be stored to, as far as checkpoints tell."""

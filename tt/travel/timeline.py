@@ -207,6 +207,10 @@ class Timeline:
         """
         return self._store.unchanged(tick, pages, step)
 
+    def stretches(self, begin: int, end: int, pages: Collection[int]) -> list[tuple[int, int]]:
+        """Return where in ticks (`begin`, `end`) a page of RAM may be stored to, the latest first."""
+        return self._store.stretches(begin, end, pages)
+
     def keep_here(self) -> None:
         """Keep this place, for a search will come back; one must have just arrived here."""
         if self._keep:
