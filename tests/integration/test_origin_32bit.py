@@ -1,4 +1,4 @@
-"""A value followed back through a 32-bit kernel in the upper half, where absolute operands have bit 31 set."""
+"""A value followed back through a 32-bit kernel in the upper half: absolute operands have bit 31 set."""
 
 from __future__ import annotations
 

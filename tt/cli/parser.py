@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -38,11 +40,70 @@ WIDTH = 100  # of help text
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and where -1_000 is a position and no option."""
+    """An argument parser whose errors are one line, and where -1_000 is a position and no option.
+
+    Options may stand before, between and behind the other arguments, in any order.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._negative_number_matcher = re.compile(r"-[0-9][0-9_,]*")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse the options first and then the rest; a parser that has verbs leaves that to theirs.
+
+        argparse itself gives an argument that may be left out its default as soon as an
+        option follows those before it, and then refuses the argument (cpython issue 59317).
+        """
+        words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(words if self._subparsers else self._options_first(words), namespace)
+
+    def _options_first(self, words: list[str]) -> list[str]:
+        options: list[str] = []
+        rest: list[str] = []
+        while words:
+            word = words.pop(0)
+            if word == "--":
+                rest += words
+                break
+            if not self._is_option(word):
+                rest.append(word)
+                continue
+            options.append(word)
+            for _ in range(self._taken_by(word, words)):
+                options.append(words.pop(0))
+        return [*options, "--", *rest] if rest else options
+
+    def _is_option(self, word: str) -> bool:
+        if not word.startswith("-") or word == "-":
+            return False
+        known = bool(self._named(word.partition("=")[0]))
+        return known or not (self._negative_number_matcher.fullmatch(word) or " " in word)
+
+    def _named(self, name: str) -> list[argparse.Action]:
+        """Return the options that `name` may mean: the one called so, or those that begin with it."""
+        table = self._option_string_actions
+        if name in table:
+            return [table[name]]
+        return [table[known] for known in table if name.startswith("--") and known.startswith(name)]
+
+    def _taken_by(self, word: str, following: Sequence[str]) -> int:
+        """Return how many of the words that follow the option `word` are its values."""
+        found = self._named(word)
+        if not found and not word.startswith("--"):  # -qo FILE, or -oFILE
+            letters = [self._option_string_actions.get(f"-{letter}") for letter in word[1:]]
+            flags = list(takewhile(lambda action: action is not None and action.nargs == 0, letters))
+            found = [action for action in letters[len(flags) :] if action is not None]
+            found = found if len(flags) == len(letters) - 1 else []  # else the value is in the same word
+        if not found:
+            return 0
+        nargs = found[0].nargs
+        if nargs is None or isinstance(nargs, int):
+            return min(1 if nargs is None else nargs, len(following))
+        most = 1 if nargs == argparse.OPTIONAL else len(following)
+        return next((at for at in range(most) if self._is_option(following[at])), min(most, len(following)))
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
