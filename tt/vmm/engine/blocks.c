@@ -27,18 +27,18 @@
 
 uint64_t tt_tick(const Engine *e)
 {
-    return e->horizon - (uint64_t)LEFT(e);
+    return e->cpu.horizon - (uint64_t)LEFT(e);
 }
 
 void tt_set_tick(Engine *e, uint64_t tick)
 {
-    LEFT(e) = (int64_t)(e->horizon - tick);
+    LEFT(e) = (int64_t)(e->cpu.horizon - tick);
 }
 
 void tt_set_horizon(Engine *e, uint64_t horizon)
 {
     uint64_t tick = tt_tick(e);
-    e->horizon = horizon;
+    e->cpu.horizon = horizon;
     tt_set_tick(e, tick);
 }
 
@@ -53,7 +53,7 @@ uint64_t tt_next_stop(const Engine *e)
 void tt_reconsider(Engine *e)
 {
     uint64_t next = tt_next_stop(e), now = tt_tick(e);
-    tt_set_horizon(e, e->intr || e->failed || e->refetch || next < now ? now : next);
+    tt_set_horizon(e, e->cpu.intr || e->failed || e->tr.refetch || next < now ? now : next);
 }
 
 /* This run has taken long enough: end it after the next instruction that retires.
@@ -69,7 +69,7 @@ void tt_tired(Engine *e)
 
 Block *tt_running_block(const Engine *e)
 {
-    return (Block *)(e->code_base + CURRENT(e) - 1 - tt_layout.block_distance);
+    return (Block *)(e->tr.code_base + CURRENT(e) - 1 - tt_layout.block_distance);
 }
 
 static int64_t sleb128(const uint8_t **p)
@@ -140,9 +140,9 @@ int tt_first_bit_test(const Engine *e, const Block *tb)
         pc = next_start(&p, pc);
         for (uint64_t at = pc; i > 0 && size < (int)sizeof code && at < tb->pc + tb->size; at++) {
             uint64_t page = tb->page_addr[(at & PAGE_MASK) != first_page];
-            if (page >= e->ram_size)
+            if (page >= e->tr.page_count * PAGE_SIZE)
                 break;
-            code[size++] = e->ram[page + (at & (PAGE_SIZE - 1))];
+            code[size++] = e->mem.pool[page + (at & (PAGE_SIZE - 1))];
         }
         if (size && is_bit_test(code, code + size, tb->flags & HF_CS64))
             return i;
@@ -178,10 +178,10 @@ void tt_settle(Engine *e)
 void tt_repeat_alone(Engine *e, uintptr_t ra)
 {
     if (ra)
-        tt_inside.restore_state(e->cpu, ra, false);
+        tt_inside.restore_state(e->tr.cpu, ra, false);
     tt_settle(e);
     CPU32(e, tt_layout.cpu_cflags_next_tb) = 1;
-    tt_inside.cpu_loop_exit(e->cpu);
+    tt_inside.cpu_loop_exit(e->tr.cpu);
 }
 
 void tt_leave(Engine *e, enum Reason reason)
@@ -189,13 +189,13 @@ void tt_leave(Engine *e, enum Reason reason)
     e->reason = reason;
     CURRENT(e) = 0;
     CPU32(e, tt_layout.cpu_exception_index) = EXC_HLT;
-    tt_inside.cpu_loop_exit(e->cpu);
+    tt_inside.cpu_loop_exit(e->tr.cpu);
 }
 
 void tt_next_block(Engine *e)
 {
     CURRENT(e) = 0;
-    tt_inside.cpu_loop_exit(e->cpu);
+    tt_inside.cpu_loop_exit(e->tr.cpu);
 }
 
 /* A guest can arrange that the CPU enters handlers for ever and executes nothing (a
@@ -247,7 +247,7 @@ static void block_slow(uint8_t *env)
     (void)env;
 
     e->slow_blocks++;
-    if (e->failed || now >= next || (e->intr && (EFLAGS(e) & FLAG_IF) && !(HFLAGS(e) & HF_INHIBIT_IRQ))) {
+    if (e->failed || now >= next || (e->cpu.intr && (EFLAGS(e) & FLAG_IF) && !(HFLAGS(e) & HF_INHIBIT_IRQ))) {
         tt_set_tick(e, now);
         EIP(e) = tb->pc - tb->cs_base;
         CURRENT(e) = 0;
@@ -258,15 +258,15 @@ static void block_slow(uint8_t *env)
         int vector = e->calls.acknowledge(e->self);
         if (vector >= 0) {
             tt_count_entry(e);
-            tt_inside.do_interrupt_hard(e->env, vector, 1);
+            tt_inside.do_interrupt_hard(e->tr.env, vector, 1);
         }
         tt_reconsider(e);
         tt_next_block(e);
     }
-    if (e->refetch) {
-        e->refetch = false;
+    if (e->tr.refetch) {
+        e->tr.refetch = false;
         tt_set_tick(e, now);
-        tt_set_horizon(e, e->intr ? now : next);
+        tt_set_horizon(e, e->cpu.intr ? now : next);
         EIP(e) = tb->pc - tb->cs_base;
         tt_next_block(e);
     }
@@ -288,22 +288,22 @@ static void block_slow(uint8_t *env)
         CPU32(e, tt_layout.cpu_cflags_next_tb) = one_by_one(tb) ? 1 : (int32_t)(next - now);
         tt_next_block(e);
     }
-    tt_set_horizon(e, e->intr ? now : next);
+    tt_set_horizon(e, e->cpu.intr ? now : next);
 }
 
 /* Unicorn's block hook: runs only in blocks that could not be patched. */
 static void on_block(uc_engine *uc, uint64_t pc, uint32_t size, void *user)
 {
     Engine *e = user;
-    Block *tb = tt_inside.tb_lookup(e->tcg_ctx, (uintptr_t)__builtin_return_address(0));
+    Block *tb = tt_inside.tb_lookup(e->tr.tcg_ctx, (uintptr_t)__builtin_return_address(0));
     (void)uc, (void)pc, (void)size;
 
     if (!tt_current)
         return;
     LEFT(e) -= tb->icount;
-    CURRENT(e) = (uint32_t)(tb->code - e->code_base) + 1;
+    CURRENT(e) = (uint32_t)(tb->code - e->tr.code_base) + 1;
     if (LEFT(e) < 0 || one_by_one(tb) || tt_block_has_break(e, tb))
-        block_slow(e->env);
+        block_slow(e->tr.env);
 }
 
 /* Length of one of the few instructions that a block's two calls are made of; 0: another. */
@@ -335,9 +335,9 @@ static int prologue_instruction(const uint8_t *p, bool *is_call)
 void tt_patch_block(Engine *e, Block *tb)
 {
     uint8_t *code = tb->code, *p = code, patch[64], *q = patch;
-    if (unlikely(!e->code_base)) /* the first block: none lies before it */
-        e->code_base = (uint8_t *)((uintptr_t)code & ~0xfffffull);
-    uint32_t words[4] = {tt_layout.left, tb->icount, tt_layout.current, (uint32_t)(code - e->code_base) + 1};
+    if (unlikely(!e->tr.code_base)) /* the first block: none lies before it */
+        e->tr.code_base = (uint8_t *)((uintptr_t)code & ~0xfffffull);
+    uint32_t words[4] = {tt_layout.left, tb->icount, tt_layout.current, (uint32_t)(code - e->tr.code_base) + 1};
     void *slow = (void *)block_slow;
     int calls = 0;
 
@@ -386,7 +386,7 @@ static void on_code(uc_engine *uc, uint64_t pc, uint32_t size, void *user)
 bool tt_hook_blocks(Engine *e)
 {
     uc_hook h;
-    return uc_hook_add(e->uc, &h, UC_HOOK_BLOCK, (void *)on_block, e, 1, 0) == UC_ERR_OK;
+    return uc_hook_add(e->tr.uc, &h, UC_HOOK_BLOCK, (void *)on_block, e, 1, 0) == UC_ERR_OK;
 }
 
 /* Count every instruction in a second, slow way, to check the ticks against. */
@@ -394,6 +394,6 @@ bool tt_count_instructions(Engine *e)
 {
     uc_hook h;
     e->counted = e->aborted = 0;
-    tt_inside.tb_flush(e->cpu);
-    return uc_hook_add(e->uc, &h, UC_HOOK_CODE, (void *)on_code, e, 1, 0) == UC_ERR_OK;
+    tt_inside.tb_flush(e->tr.cpu);
+    return uc_hook_add(e->tr.uc, &h, UC_HOOK_CODE, (void *)on_code, e, 1, 0) == UC_ERR_OK;
 }

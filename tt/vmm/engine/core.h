@@ -9,6 +9,7 @@
  * run when anything does not fit.  See docs/decisions/0001-engine-internals.md.
  *
  *   qemu.h     what is known of QEMU's structures and functions
+ *   engine.c   an engine as its owner sees it: made, started, saved
  *   inside.c   find those functions; interpose some of them
  *   layout.c   find where things lie in those structures, and check it
  *   walk.c     walks of the guest's page tables
@@ -20,16 +21,16 @@
  *   cpu.c      exceptions and runs
  *   watch.c    breakpoints and watchpoints
  *   denali.c   the Denali architecture's TLB, upcalls, virtual instructions
+ *   memory.c   the machine's pages: their bytes, which of them changed
  *   digest.c   the 128-bit digest of RAM, kept from dirty pages
  *   revert.c   going back: RAM fetched page by page when it is next looked at
  */
 #ifndef TT_CORE_H
 #define TT_CORE_H
 
+#include "memory.h"
 #include "qemu.h"
 
-#define PAGE_SIZE 4096u
-#define PAGE_MASK (~(uint64_t)(PAGE_SIZE - 1))
 #define VOID_ADDR (1ull << 46) /* where accesses outside RAM end up */
 
 #define likely(x) __builtin_expect(!!(x), 1)
@@ -49,22 +50,21 @@ enum Reason {
     R_CATCH,    /* about to take an exception, or make a system call, that somebody waits for; see `caught` */
 };
 
-/* Per-page state of guest RAM. */
+/* What the translator knows of a page of the pool. */
 enum { CLASS_NONE, CLASS_W, CLASS_X };
-typedef struct Page {
-    uint8_t cls;
-    uint8_t dirty; /* one bit a consumer: 1 digest, 2 checkpoint */
-    uint8_t flips; /* how often X became W: a page that thrashes gets careful stores */
-    uint8_t marks; /* MANY_W, MANY_X: more than one virtual address holds W, X; STALE: see revert.c */
-    uint32_t table_epoch;    /* it is a page table that entries of the TLB came from, if this is the TLB's epoch */
-    uint64_t w_addr, x_addr; /* the virtual page that last got W or X; 0 = none */
-    uint64_t table_covers;   /* of a table: first address it maps | TABLE_LEAF, TABLE_NARROW; or TABLE_SHARED */
-    uint32_t table_stores;
-} Page;
-
-enum { MANY_W = 1, MANY_X = 2, STALE = 4 };
+enum { MANY_W = 1, MANY_X = 2, TABLE = 4 };
 enum { TABLE_LEAF = 1, TABLE_NARROW = 2, TABLE_SHARED = 4 };
-enum { DIRTY_DIGEST = 1, DIRTY_CHECKPOINT = 2, DIRTY_ALL = 0xff };
+typedef struct Page {
+    uint32_t code_epoch; /* the next two count where this is that of the translator; else the page has no code */
+    uint8_t cls;
+    uint8_t flips;       /* how often X became W: a page that thrashes gets careful stores */
+    uint8_t marks;       /* MANY_W, MANY_X: several virtual addresses hold that right; TABLE: entries of the TLB
+                            came from it */
+    uint32_t tlb_epoch;  /* `marks` and all that follows count where this is that of the TLB; else they are 0 */
+    uint32_t table_stores;
+    uint64_t w_addr, x_addr; /* the virtual page that last got W or X, | 1; 0 = none */
+    uint64_t table_covers;   /* of a table: first address it maps | TABLE_LEAF, TABLE_NARROW; or TABLE_SHARED */
+} Page;
 
 typedef struct CpuidLeaf {
     uint32_t leaf, subleaf; /* subleaf ~0: any */
@@ -114,42 +114,45 @@ typedef struct Callbacks {
     int (*fetch_page)(void *self, uint64_t page, uint8_t *into); /* false: it failed */
 } Callbacks;
 
-typedef struct Engine {
+/* What turns guest code into host code, and the CPU structure that this code works on. */
+typedef struct Translator {
     uc_engine *uc;
     uint8_t *env;  /* CPUX86State */
     uint8_t *cpu;  /* CPUState */
     void *tcg_ctx; /* TCGContext */
-    uint8_t *ram;
-    uint64_t ram_size;
-    Page *pages;
     uint8_t *code_base; /* where translated code begins: block ids count from here */
+    Page *pages;        /* of the pool */
+    uint64_t page_count;
+    uint32_t tlb_epoch, code_epoch; /* how often the whole TLB was emptied, all code dropped */
+    uint32_t lookup_count; /* instruction limit of the block being looked up */
+    uint32_t effort;       /* host time spent off the fast path in this run, in units of 0.1 us */
+    bool refetch;          /* the code that runs may have been mapped elsewhere: look the next block up anew */
+} Translator;
 
+/* The CPU's state beyond what is in env, and what kind of CPU it is. */
+typedef struct Cpu {
     /* Ticks.  `horizon - left` is the tick at the end of the running block;
      * `left` lives inside env, where translated code can reach it. */
     uint64_t horizon;
-    uint64_t stop;      /* run() ends here */
-    uint64_t limit;     /* a device wants control here */
-    bool intr;          /* level of the interrupt controller's output */
-    bool failed;        /* a callback raised: leave at the next chance */
-    enum Reason reason;
-    uint32_t epoch;  /* counts flushes of the whole TLB */
-    bool refetch;    /* the code that runs may have been mapped elsewhere: look the next block up anew */
-    uint32_t effort; /* host time spent off the fast path in this run, in units of 0.1 us */
-    uint32_t lookup_count; /* instruction limit of the block being looked up */
-
     uint64_t period_ns, idle_ns; /* virtual TSC: 1 GHz of guest time */
     bool host_tsc;
-
+    bool intr;                   /* level of the interrupt controller's output */
     CpuidLeaf *cpuid;
     int cpuid_count;
-
     bool denali, soft_tlb;
     SoftEntry soft[SOFT_SETS][SOFT_WAYS];
     uint8_t soft_next[SOFT_SETS];
+} Cpu;
 
-    uint64_t stale_count; /* pages that are not what they should be until fetched */
-    uint64_t *page_hash; /* two words a page */
-    uint64_t digest[2];
+typedef struct Engine {
+    Translator tr;
+    Cpu cpu;
+    Memory mem;
+
+    uint64_t stop;      /* run() ends here */
+    uint64_t limit;     /* a device wants control here */
+    bool failed;        /* a callback raised: leave at the next chance */
+    enum Reason reason;
 
     Callbacks calls;
     void *self; /* the Python object */
@@ -182,25 +185,37 @@ typedef struct Engine {
 
 extern _Thread_local Engine *tt_current;
 
-#define ENV(e, off, type) (*(type *)((e)->env + (off)))
+#define ENV(e, off, type) (*(type *)((e)->tr.env + (off)))
 #define REG(e, n) ENV(e, ENV_REGS + 8 * (n), uint64_t)
 #define EIP(e) ENV(e, ENV_EIP, uint64_t)
 #define EFLAGS(e) ENV(e, ENV_EFLAGS, uint64_t)
 #define HFLAGS(e) ENV(e, ENV_HFLAGS, uint32_t)
 #define CR(e, n) ENV(e, ENV_CR + 8 * (n), uint64_t)
-#define SEG(e, n) (((Segment *)((e)->env + ENV_SEGS))[n])
+#define SEG(e, n) (((Segment *)((e)->tr.env + ENV_SEGS))[n])
 #define EFER(e) ENV(e, tt_layout.efer, uint64_t)
 #define LEFT(e) ENV(e, tt_layout.left, int64_t)
 enum { MTRR_SIZE = 8 * (11 + 1 + 16), MTRR_SAVED = -256 }; /* where in a saved state: from `left` */
 #define CURRENT(e) ENV(e, tt_layout.current, uint32_t)
 #define ENTRY_TICK(e) ENV(e, tt_layout.entry_tick, uint64_t)
 #define ENTRY_COUNT(e) ENV(e, tt_layout.entry_tick + 8, uint64_t)
-#define CPU32(e, off) (*(int32_t *)((e)->cpu + (off)))
+#define CPU32(e, off) (*(int32_t *)((e)->tr.cpu + (off)))
 
 /* How long run() may take when every instruction is slow: some 100 ms.  It comes
  * back early then, which no guest can notice. */
 enum { EFFORT_LIMIT = 1000000, EFFORT_FILL = 3, EFFORT_FAULT = 10, EFFORT_ACCESS = 30, EFFORT_BLOCK = 150 };
 
+/* engine.c */
+#define TT_FOREVER 0x7fffffffffffffffull /* a tick that no machine reaches */
+enum StartMode { START_REAL16, START_PROTECTED32, START_LONG64 };
+const char *tt_open(Engine *e, uint64_t ram_size, bool denali, uint32_t code_buffer);
+void tt_close(Engine *e);
+void tt_write_flags(Engine *e, uint64_t flags);
+int tt_code_bits(Engine *e);
+uint32_t tt_register_checksum(Engine *e);
+void tt_start(Engine *e, enum StartMode mode, uint64_t rip, uint64_t cr3, uint64_t gdt_base, uint32_t gdt_limit);
+size_t tt_own_size(const Engine *e);
+void tt_save_own(const Engine *e, uint8_t *to);
+bool tt_load(Engine *e, const uint8_t *from);
 /* layout.c */
 uc_err tt_open_unicorn(uc_engine **uc, uint32_t code_buffer, void *ram, uint64_t size);
 const char *tt_layout_prepare(Engine *e);
@@ -211,7 +226,12 @@ bool tt_translate(Engine *e, uint64_t addr, uint64_t *paddr);
 void tt_flush_tlb(Engine *e);
 uint64_t tt_tlb_entries(Engine *e, int mode);
 void tt_revoke_stores(Engine *e);
-void tt_drop_tlb(Engine *e);
+/* memory.c */
+void tt_read_ram(Engine *e, uint64_t paddr, void *to, uint64_t size);
+void tt_write_ram(Engine *e, uint64_t paddr, const void *from, uint64_t size);
+bool tt_read_virtual(Engine *e, uint64_t addr, uint8_t *to, uint64_t size, uint64_t *bad);
+uint64_t tt_restore_ram(Engine *e, const uint8_t *ram);
+void tt_take_changes(Engine *e, uint32_t *pages, uint8_t *contents);
 /* mmu.c */
 bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe, uintptr_t ra);
 void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size);
@@ -258,6 +278,7 @@ void tt_watch_access(Engine *e, uint64_t addr, uint64_t paddr, int size, int rw,
 void tt_watch_physical(Engine *e, uint64_t paddr, uint64_t size, int by);
 bool tt_watches_physical(Engine *e, uint64_t paddr, uint64_t size);
 void tt_forget_hit(Engine *e);
+void tt_set_catches(Engine *e, const Catches *catches);
 void tt_catch(Engine *e, bool is_call, uint32_t number, bool again);
 /* denali.c */
 bool tt_soft_lookup(Engine *e, uint64_t addr, uint64_t *paddr, int *rights);
@@ -267,25 +288,40 @@ void tt_denali_upcall(Engine *e, uint64_t mask);
 /* revert.c */
 void tt_revert(Engine *e, const uint8_t *changed, const uint64_t digest[2]);
 void tt_fetch(Engine *e, uint64_t paddr, uint64_t size);
-uint64_t tt_count_changes(const Engine *e);
-void tt_take_changes(Engine *e, uint32_t *pages, uint8_t *contents);
 /* digest.c */
 void tt_digest_update(Engine *e);
-void tt_hash_page(const uint8_t *page, uint64_t number, uint64_t out[2]);
+uint64_t tt_page_names(Engine *e, const uint8_t *pages, uint64_t count, uint8_t *names);
 enum { ARCHITECTURAL_MAX = 2048 };
 int tt_architectural_state(Engine *e, uint8_t *out);
+
+/* What is known of the page at an address in the pool. */
+static inline Page *tt_page(const Engine *e, uint64_t host)
+{
+    Page *p = &e->tr.pages[host / PAGE_SIZE];
+
+    if (unlikely(p->code_epoch != e->tr.code_epoch)) {
+        p->code_epoch = e->tr.code_epoch;
+        p->cls = p->flips = 0;
+    }
+    if (p->tlb_epoch != e->tr.tlb_epoch) {
+        p->tlb_epoch = e->tr.tlb_epoch;
+        p->marks = 0;
+        p->w_addr = p->x_addr = 0;
+    }
+    return p;
+}
 
 /* Bytes of RAM are about to be looked at. */
 static inline void tt_fresh(Engine *e, uint64_t paddr, uint64_t size)
 {
-    if (unlikely(e->stale_count))
+    if (unlikely(e->mem.stale))
         tt_fetch(e, paddr, size);
 }
 
 static inline void tt_effort(Engine *e, uint32_t units)
 {
-    e->effort += units;
-    if (unlikely(e->effort > EFFORT_LIMIT))
+    e->tr.effort += units;
+    if (unlikely(e->tr.effort > EFFORT_LIMIT))
         tt_tired(e);
 }
 

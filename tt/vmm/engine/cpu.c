@@ -22,7 +22,7 @@ static void deliver_int(Engine *e, int vector)
     if (unlikely(e->catches.any))
         tt_catch(e, vector == 0x80, vector == 0x80 ? (uint32_t)REG(e, RAX) : (uint32_t)vector, true);
     ENV(e, tt_layout.error_code + 8, uint64_t) = next;
-    tt_inside.do_interrupt(e->cpu); /* does not return where it faults */
+    tt_inside.do_interrupt(e->tr.cpu); /* does not return where it faults */
     LEFT(e)--;
     e->aborted--;
 }
@@ -31,7 +31,7 @@ static void deliver(Engine *e, int vector)
 {
     uint64_t aborted = e->aborted;
 
-    if (ENV(e, tt_layout.error_code + 4, int32_t) && CURRENT(e) && !e->denali) {
+    if (ENV(e, tt_layout.error_code + 4, int32_t) && CURRENT(e) && !e->cpu.denali) {
         deliver_int(e, vector);
         return;
     }
@@ -42,13 +42,13 @@ static void deliver(Engine *e, int vector)
     if (unlikely(e->hit.size) && e->hit.by == BY_INSTRUCTION && tt_tick(e) < e->hit_stop)
         tt_forget_hit(e); /* the instruction did not retire */
     e->aborted -= vector == EXC_DB && aborted != e->aborted; /* a breakpoint comes before on_code */
-    if (unlikely(e->catches.any) && !(e->denali && vector == EXC_UD))
+    if (unlikely(e->catches.any) && !(e->cpu.denali && vector == EXC_UD))
         tt_catch(e, false, vector, vector != EXC_DB && vector != EXC_DF);
     tt_count_entry(e);
     tt_effort(e, EFFORT_FAULT);
-    if (!e->denali) {
+    if (!e->cpu.denali) {
         /* RF is set in the image that a fault pushes, clear in the handler. */
-        tt_inside.do_interrupt(e->cpu);
+        tt_inside.do_interrupt(e->tr.cpu);
         return;
     }
     ENV(e, tt_layout.old_exception, int32_t) = -1;
@@ -84,8 +84,8 @@ bool tt_open_hooks(Engine *e)
 {
     uc_hook h;
     return tt_hook_blocks(e) && tt_hook_instructions(e)
-           && !uc_hook_add(e->uc, &h, UC_HOOK_INTR, (void *)on_interrupt, e, 1, 0)
-           && !uc_hook_add(e->uc, &h, UC_HOOK_INSN_INVALID, (void *)on_invalid, e, 1, 0);
+           && !uc_hook_add(e->tr.uc, &h, UC_HOOK_INTR, (void *)on_interrupt, e, 1, 0)
+           && !uc_hook_add(e->tr.uc, &h, UC_HOOK_INSN_INVALID, (void *)on_invalid, e, 1, 0);
 }
 
 /* Run until tick `stop`, or until something else ends the run. */
@@ -110,12 +110,12 @@ int tt_run(Engine *e, uint64_t stop)
     e->stop = stop;
     e->reason = R_NONE;
     e->failed = false;
-    e->effort = 0;
+    e->tr.effort = 0;
     e->caught = e->retired = false;
     CURRENT(e) = 0;
     CPU32(e, tt_layout.cpu_cflags_next_tb) = -1;
     tt_reconsider(e);
-    err = uc_emu_start(e->uc, EIP(e), 0, 0, 0);
+    err = uc_emu_start(e->tr.uc, EIP(e), 0, 0, 0);
     CURRENT(e) = 0;
     if (e->reason == R_NONE) {
         if (err != UC_ERR_OK) {

@@ -19,8 +19,7 @@ enum { SOFT_WIRED = 8 };
 static uint64_t get(Engine *e, int reg)
 {
     uint64_t v;
-    tt_fresh(e, REGISTERS, PAGE_SIZE);
-    memcpy(&v, e->ram + REGISTERS + reg, 8);
+    tt_read_ram(e, REGISTERS + reg, &v, 8);
     return v;
 }
 
@@ -29,7 +28,7 @@ static void put(Engine *e, int reg, uint64_t v)
     tt_fresh(e, REGISTERS, PAGE_SIZE);
     if (unlikely(e->watch_count))
         tt_watch_physical(e, REGISTERS + reg, 8, e->retired ? BY_INSTRUCTION : BY_DELIVERY);
-    memcpy(e->ram + REGISTERS + reg, &v, 8);
+    memcpy(tt_at(&e->mem, REGISTERS) + reg, &v, 8);
     tt_notify_write(e, REGISTERS + reg, 8);
 }
 
@@ -58,9 +57,9 @@ bool tt_soft_lookup(Engine *e, uint64_t addr, uint64_t *paddr, int *rights)
 
     *paddr = addr;
     *rights = RIGHT_R | RIGHT_W | RIGHT_X;
-    if (!e->soft_tlb)
+    if (!e->cpu.soft_tlb)
         return true;
-    set = e->soft[(addr / PAGE_SIZE) % SOFT_SETS];
+    set = e->cpu.soft[(addr / PAGE_SIZE) % SOFT_SETS];
     for (int i = 0; i < SOFT_WAYS; i++) {
         if (set[i].vpage == vpage) {
             *paddr = (set[i].ppage & PAGE_MASK) | (addr & (PAGE_SIZE - 1));
@@ -75,9 +74,9 @@ bool tt_soft_lookup(Engine *e, uint64_t addr, uint64_t *paddr, int *rights)
 static uint64_t soft_load(Engine *e, uint64_t vaddr, uint64_t paddr, uint64_t rights)
 {
     uint64_t index = (vaddr / PAGE_SIZE) % SOFT_SETS;
-    SoftEntry *set = e->soft[index], *victim = NULL;
+    SoftEntry *set = e->cpu.soft[index], *victim = NULL;
 
-    if ((vaddr | paddr) & (PAGE_SIZE - 1) || rights & ~15ull || paddr >= e->ram_size)
+    if ((vaddr | paddr) & (PAGE_SIZE - 1) || rights & ~15ull || paddr >= e->mem.size)
         return ~0ull;
     for (int i = 0; i < SOFT_WAYS; i++)
         if (set[i].vpage == (vaddr | 1) || (!victim && !set[i].vpage))
@@ -86,14 +85,14 @@ static uint64_t soft_load(Engine *e, uint64_t vaddr, uint64_t paddr, uint64_t ri
         if (set[i].vpage == (vaddr | 1))
             victim = &set[i];
     for (int tries = 0; !victim && tries < SOFT_WAYS; tries++) { /* the oldest that is not wired */
-        SoftEntry *oldest = &set[e->soft_next[index]++ % SOFT_WAYS];
+        SoftEntry *oldest = &set[e->cpu.soft_next[index]++ % SOFT_WAYS];
         if (!(oldest->ppage & SOFT_WIRED))
             victim = oldest;
     }
     if (!victim)
         return ~0ull;
     if (victim->vpage)
-        tt_drop_tlb(e);
+        tt_flush_tlb(e);
     *victim = (SoftEntry){vaddr | 1, paddr | rights};
     return 0;
 }
@@ -102,9 +101,9 @@ static uint64_t soft_flush(Engine *e, uint64_t vaddr)
 {
     for (int s = 0; s < SOFT_SETS; s++)
         for (int i = 0; i < SOFT_WAYS; i++)
-            if (vaddr == ~0ull ? !(e->soft[s][i].ppage & SOFT_WIRED) : e->soft[s][i].vpage == ((vaddr & PAGE_MASK) | 1))
-                e->soft[s][i] = (SoftEntry){0, 0};
-    tt_drop_tlb(e);
+            if (vaddr == ~0ull ? !(e->cpu.soft[s][i].ppage & SOFT_WIRED) : e->cpu.soft[s][i].vpage == ((vaddr & PAGE_MASK) | 1))
+                e->cpu.soft[s][i] = (SoftEntry){0, 0};
+    tt_flush_tlb(e);
     return 0;
 }
 
@@ -140,7 +139,11 @@ bool tt_denali_vmcall(Engine *e)
 
     for (int i = 0; i < 3; i++) {
         uint64_t paddr;
-        if (!tt_translate(e, EIP(e) + i, &paddr) || paddr >= e->ram_size || e->ram[paddr] != vmcall[i])
+        uint8_t byte;
+        if (!tt_translate(e, EIP(e) + i, &paddr) || paddr >= e->mem.size)
+            return false;
+        tt_read_ram(e, paddr, &byte, 1);
+        if (byte != vmcall[i])
             return false;
     }
     EIP(e) += 3;
@@ -162,8 +165,8 @@ bool tt_denali_vmcall(Engine *e)
         REG(e, RAX) = soft_flush(e, REG(e, RDI));
         break;
     case V_TLB_ENABLE:
-        e->soft_tlb = REG(e, RDI) & 1;
-        tt_drop_tlb(e);
+        e->cpu.soft_tlb = REG(e, RDI) & 1;
+        tt_flush_tlb(e);
         REG(e, RAX) = 0;
         break;
     default:

@@ -31,23 +31,48 @@ void tt_hash_page(const uint8_t *page, uint64_t number, uint64_t out[2])
     out[1] = any ? mum(a ^ number, b ^ 0x589965cc75374cc3ull) : 0;
 }
 
-void tt_digest_update(Engine *e)
+/* Count what was stored to into the digest; false if nothing was. */
+bool tt_digest_pages(Memory *m)
 {
-    bool any = false;
-    for (uint64_t i = 0; i < e->ram_size / PAGE_SIZE; i++) {
-        uint64_t *old = &e->page_hash[2 * i], new[2];
-        if (!(e->pages[i].dirty & DIRTY_DIGEST))
-            continue;
-        tt_hash_page(e->ram + i * PAGE_SIZE, i, new);
+    uint64_t end = tt_page_count(m), first = tt_next_page(m, 0, end, DIRTY_DIGEST);
+
+    for (uint64_t i = first; i < end; i = tt_next_page(m, i + 1, end, DIRTY_DIGEST)) {
+        uint64_t *old = &m->hash[2 * i], new[2];
+        tt_hash_page(tt_at(m, i * PAGE_SIZE), i, new);
         for (int k = 0; k < 2; k++) {
-            e->digest[k] += new[k] - old[k];
+            m->digest[k] += new[k] - old[k];
             old[k] = new[k];
         }
-        e->pages[i].dirty &= ~DIRTY_DIGEST;
-        any = true;
+        m->flags[i] &= ~DIRTY_DIGEST;
     }
-    if (any) /* stores to these pages must be seen again; no other page may be stored to unseen */
+    return first < end;
+}
+
+void tt_digest_update(Engine *e)
+{
+    if (tt_digest_pages(&e->mem)) /* stores to these pages must be seen again; no other page may be stored to unseen */
         tt_revoke_stores(e);
+}
+
+/* Names for what pages hold, 16 bytes each: two pages of the same number that have the same name hold the
+ * same.  `pages` are numbers of 4 bytes, lowest first.  Returns how many are named: `count`, or those before
+ * the first that is outside RAM. */
+uint64_t tt_page_names(Engine *e, const uint8_t *pages, uint64_t count, uint8_t *names)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        uint32_t number;
+        memcpy(&number, pages + 4 * i, 4);
+        if (number >= tt_page_count(&e->mem))
+            return i;
+        tt_fresh(e, (uint64_t)number * PAGE_SIZE, PAGE_SIZE);
+    }
+    tt_digest_update(e);
+    for (uint64_t i = 0; i < count; i++) {
+        uint32_t number;
+        memcpy(&number, pages + 4 * i, 4);
+        memcpy(names + 16 * i, &e->mem.hash[2 * (uint64_t)number], 16);
+    }
+    return count;
 }
 
 /*
@@ -103,13 +128,13 @@ int tt_architectural_state(Engine *e, uint8_t *out)
     U64(ENV(e, ENV_FPSTT, uint32_t));
     U64(ENV(e, ENV_FPSTT + 4, uint16_t));
     U64(ENV(e, ENV_FPSTT + 6, uint16_t));
-    memcpy(&tags, e->env + ENV_FPSTT + 8, 8);
+    memcpy(&tags, e->tr.env + ENV_FPSTT + 8, 8);
     U64(tags);
     for (int i = 0; i < 8; i++, p += 10)
-        memcpy(p, e->env + ENV_FPREGS + 16 * i, 10);
+        memcpy(p, e->tr.env + ENV_FPREGS + 16 * i, 10);
     U64(ENV(e, l->xmm - 8, uint32_t));
     for (int i = 0; i < 16; i++, p += 16)
-        memcpy(p, e->env + l->xmm + 64 * i, 16);
+        memcpy(p, e->tr.env + l->xmm + 64 * i, 16);
 #undef U64
     return (int)(p - out);
 }

@@ -38,14 +38,14 @@ static int gen_code(void *tcg_ctx, Block *tb)
         tt_probe->tcg_ctx = tcg_ctx;
         tt_probe->block = tb;
     }
-    if (tt_current && tt_current->tcg_ctx == tcg_ctx && size > 0)
+    if (tt_current && tt_current->tr.tcg_ctx == tcg_ctx && size > 0)
         tt_patch_block(tt_current, tb);
     return size;
 }
 
 static __attribute__((noreturn)) void loop_exit_noexc(void *cpu)
 {
-    if (tt_current && tt_current->cpu == cpu)
+    if (tt_current && tt_current->tr.cpu == cpu)
         tt_settle(tt_current);
     tt_inside.cpu_loop_exit_noexc(cpu);
 }
@@ -53,7 +53,7 @@ static __attribute__((noreturn)) void loop_exit_noexc(void *cpu)
 static Block *htable_lookup(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, uint32_t cf_mask)
 {
     if (likely(tt_current != NULL))
-        tt_current->lookup_count = cf_mask & 0x7fff;
+        tt_current->tr.lookup_count = cf_mask & 0x7fff;
     else if (tt_probe)
         tt_probe->cpu = cpu;
     return tt_inside.tb_htable_lookup(cpu, pc, cs_base, flags, cf_mask);
@@ -76,9 +76,9 @@ static void translate(void *cpu, Block *tb, int max_instructions)
 static Block *make_block(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, int cflags)
 {
     Block *tb = tt_inside.tb_gen_code(cpu, pc, cs_base, flags, cflags);
-    int first = tt_current && tt_current->cpu == cpu ? tt_first_bit_test(tt_current, tb) : 0;
+    int first = tt_current && tt_current->tr.cpu == cpu ? tt_first_bit_test(tt_current, tb) : 0;
     if (first > 0 && first < tb->icount) {
-        tt_inside.tb_phys_invalidate(tt_current->tcg_ctx, tb, -1);
+        tt_inside.tb_phys_invalidate(tt_current->tr.tcg_ctx, tb, -1);
         block_limit = first;
         tb = tt_inside.tb_gen_code(cpu, pc, cs_base, flags, cflags);
     }
@@ -96,8 +96,8 @@ static void no_reset_dirty(void *cpu, uint64_t start, uint64_t size)
 /* The guest loaded CR3, say: nothing in the TLB comes from any table now. */
 static void flush_tlb(void *cpu)
 {
-    if (tt_current && tt_current->cpu == cpu)
-        tt_drop_tlb(tt_current);
+    if (tt_current && tt_current->tr.cpu == cpu)
+        tt_flush_tlb(tt_current);
     else
         tt_inside.tlb_flush(cpu);
 }

@@ -43,7 +43,7 @@ static void on_syscall(uc_engine *uc, void *user)
     if (unlikely(e->catches.any))
         catch_call(e);
     if (!(EFER(e) & EFER_SCE))
-        tt_inside.raise_exception_err_ra(e->env, EXC_UD, 0, 0);
+        tt_inside.raise_exception_err_ra(e->tr.env, EXC_UD, 0, 0);
     flags = tt_flags(e);
     if (HFLAGS(e) & HF_LMA) {
         REG(e, RCX) = EIP(e) + 2;
@@ -69,7 +69,7 @@ static void on_sysenter(uc_engine *uc, void *user)
     if (unlikely(e->catches.any))
         catch_call(e);
     if (!(selector & 0xfffc))
-        tt_inside.raise_exception_err_ra(e->env, EXC_GP, 0, 0);
+        tt_inside.raise_exception_err_ra(e->tr.env, EXC_GP, 0, 0);
     tt_set_flags(e, tt_flags(e) & ~(uint64_t)(FLAG_VM | FLAG_IF | FLAG_RF));
     flat_segments(e, selector, HFLAGS(e) & HF_LMA ? LONG_CODE : BIG);
     REG(e, RSP) = ENV(e, tt_layout.sysenter_esp, uint64_t);
@@ -86,9 +86,9 @@ static int on_cpuid(uc_engine *uc, void *user)
     const CpuidLeaf *found = &(CpuidLeaf){0};
     (void)uc;
 
-    for (int i = 0; i < e->cpuid_count; i++)
-        if (e->cpuid[i].leaf == leaf && (e->cpuid[i].subleaf == ~0u || e->cpuid[i].subleaf == subleaf))
-            found = &e->cpuid[i];
+    for (int i = 0; i < e->cpu.cpuid_count; i++)
+        if (e->cpu.cpuid[i].leaf == leaf && (e->cpu.cpuid[i].subleaf == ~0u || e->cpu.cpuid[i].subleaf == subleaf))
+            found = &e->cpu.cpuid[i];
     REG(e, RAX) = found->eax;
     REG(e, RBX) = found->ebx;
     REG(e, RCX) = found->ecx;
@@ -105,7 +105,7 @@ static int on_rdtsc(uc_engine *uc, void *user)
     uint64_t now = tt_tick(e) - tb->icount + tt_index_in_block(e, tb), tsc;
     (void)uc;
 
-    if (e->host_tsc) {
+    if (e->cpu.host_tsc) {
         uint64_t end = tt_tick(e);
         uint32_t current = CURRENT(e);
         tt_set_tick(e, now);
@@ -118,7 +118,7 @@ static int on_rdtsc(uc_engine *uc, void *user)
         tt_set_tick(e, end);
         CURRENT(e) = current;
     } else {
-        tsc = now * e->period_ns + e->idle_ns;
+        tsc = now * e->cpu.period_ns + e->cpu.idle_ns;
     }
     REG(e, RAX) = (uint32_t)tsc;
     REG(e, RDX) = tsc >> 32;
@@ -142,15 +142,15 @@ static void begin_access(Engine *e, uint32_t port, int size)
     Block *tb = tt_running_block(e);
 
     if (((HFLAGS(e) & HF_PE) && (HFLAGS(e) & HF_CPL) > ((EFLAGS(e) >> 12) & 3)) || (HFLAGS(e) & HF_VM))
-        tt_inside.check_io[size >> 1](e->env, port);
-    if (e->denali)
-        tt_inside.raise_exception_err_ra(e->env, EXC_GP, 0, 0);
+        tt_inside.check_io[size >> 1](e->tr.env, port);
+    if (e->cpu.denali)
+        tt_inside.raise_exception_err_ra(e->tr.env, EXC_GP, 0, 0);
     if (tb->icount != 1) {
         e->io_exits++;
         tt_repeat_alone(e, 0); /* Unicorn has restored the state already */
     }
     tt_set_tick(e, tt_tick(e) - 1);
-    e->effort += EFFORT_ACCESS;
+    e->tr.effort += EFFORT_ACCESS;
 }
 
 static uint32_t on_in(uc_engine *uc, uint32_t port, int size, void *user)
@@ -206,7 +206,7 @@ bool tt_hook_instructions(Engine *e)
     uc_hook h;
 
     for (size_t i = 0; i < sizeof hooks / sizeof *hooks; i++)
-        if (uc_hook_add(e->uc, &h, UC_HOOK_INSN, hooks[i].hook, e, 1, 0, hooks[i].instruction))
+        if (uc_hook_add(e->tr.uc, &h, UC_HOOK_INSN, hooks[i].hook, e, 1, 0, hooks[i].instruction))
             return false;
-    return uc_mmio_map(e->uc, VOID_ADDR, PAGE_SIZE, void_read, NULL, void_write, NULL) == UC_ERR_OK;
+    return uc_mmio_map(e->tr.uc, VOID_ADDR, PAGE_SIZE, void_read, NULL, void_write, NULL) == UC_ERR_OK;
 }

@@ -43,20 +43,20 @@ static int find_msr(Engine *e, uint32_t msr, int end)
     uc_x86_msr old = {.rid = msr}, probe = {.rid = msr, .value = MAGIC};
     int at;
 
-    uc_reg_read(e->uc, UC_X86_REG_MSR, &old);
-    uc_reg_write(e->uc, UC_X86_REG_MSR, &probe);
-    at = find_u64(e->env, 0, end, MAGIC);
-    uc_reg_write(e->uc, UC_X86_REG_MSR, &old);
+    uc_reg_read(e->tr.uc, UC_X86_REG_MSR, &old);
+    uc_reg_write(e->tr.uc, UC_X86_REG_MSR, &probe);
+    at = find_u64(e->tr.env, 0, end, MAGIC);
+    uc_reg_write(e->tr.uc, UC_X86_REG_MSR, &old);
     return at;
 }
 
 /* Run `code` with no paging, 64-bit, from a clean state. */
 static void run_probe(Engine *e, const void *code, size_t size)
 {
-    memcpy(e->ram + CODE_AT, code, size);
-    if (e->cpu)
-        tt_inside.tb_flush(e->cpu);
-    uc_emu_start(e->uc, CODE_AT, 0, 0, 0);
+    memcpy(e->mem.pool + CODE_AT, code, size);
+    if (e->tr.cpu)
+        tt_inside.tb_flush(e->tr.cpu);
+    uc_emu_start(e->tr.uc, CODE_AT, 0, 0, 0);
 }
 
 static bool probe_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe, uintptr_t ra)
@@ -76,7 +76,7 @@ static void probe_interrupt(uc_engine *uc, uint32_t vector, void *user)
     tt_probe->index = CPU32(e, tt_layout.cpu_exception_index);
     ENV(e, tt_layout.old_exception, int32_t) = -1;
     CPU32(e, tt_layout.cpu_exception_index) = EXC_HLT;
-    tt_inside.cpu_loop_exit(e->cpu);
+    tt_inside.cpu_loop_exit(e->tr.cpu);
 }
 
 /* ---- one subject each: NULL, or what does not fit ------------------------ */
@@ -86,33 +86,33 @@ static const char *find_objects(Engine *e)
 {
     Layout *l = &tt_layout;
     uint64_t rax = MAGIC;
-    int uc_size = (int)malloc_usable_size(e->uc), cpu_size;
+    int uc_size = (int)malloc_usable_size(e->tr.uc), cpu_size;
 
     run_probe(e, just_hlt, sizeof just_hlt);
     if (!tt_probe->cpu || !tt_probe->tcg_ctx)
         return "translation takes another way";
-    e->cpu = tt_probe->cpu;
-    e->tcg_ctx = tt_probe->tcg_ctx;
-    cpu_size = (int)malloc_usable_size(e->cpu);
-    l->uc_cpu = find_first((uint8_t *)e->uc, 0, uc_size, (uint64_t)e->cpu); /* parts of uc_struct have it, too */
-    l->uc_tcg_ctx = find_u64((uint8_t *)e->uc, 0, uc_size, (uint64_t)e->tcg_ctx);
+    e->tr.cpu = tt_probe->cpu;
+    e->tr.tcg_ctx = tt_probe->tcg_ctx;
+    cpu_size = (int)malloc_usable_size(e->tr.cpu);
+    l->uc_cpu = find_first((uint8_t *)e->tr.uc, 0, uc_size, (uint64_t)e->tr.cpu); /* parts of uc_struct have it, too */
+    l->uc_tcg_ctx = find_u64((uint8_t *)e->tr.uc, 0, uc_size, (uint64_t)e->tr.tcg_ctx);
     if (l->uc_cpu < 0 || l->uc_tcg_ctx < 0)
         return "its engine object does not say where its CPU is";
     l->block_distance = (int)(tt_probe->block->code - (uint8_t *)tt_probe->block);
 
     /* env: where RAX is, inside the CPU object */
-    uc_reg_write(e->uc, UC_X86_REG_RAX, &rax);
-    l->cpu_env = find_u64(e->cpu, 0, cpu_size, MAGIC);
+    uc_reg_write(e->tr.uc, UC_X86_REG_RAX, &rax);
+    l->cpu_env = find_u64(e->tr.cpu, 0, cpu_size, MAGIC);
     rax = 0;
-    uc_reg_write(e->uc, UC_X86_REG_RAX, &rax);
+    uc_reg_write(e->tr.uc, UC_X86_REG_RAX, &rax);
     if (l->cpu_env < 0)
         return "its CPU state cannot be found";
-    e->env = e->cpu + l->cpu_env;
-    l->cpu_env_ptr = find_u64(e->cpu, 0, 1024, (uint64_t)e->env);
+    e->tr.env = e->tr.cpu + l->cpu_env;
+    l->cpu_env_ptr = find_u64(e->tr.cpu, 0, 1024, (uint64_t)e->tr.env);
     if (l->cpu_env_ptr < 0)
         return "its CPU state is not where its CPU says";
 
-    l->cpu_uc = find_u64(e->cpu, 0, l->cpu_env, (uint64_t)e->uc);
+    l->cpu_uc = find_u64(e->tr.cpu, 0, l->cpu_env, (uint64_t)e->tr.uc);
     if (l->cpu_uc < 0 || CPU32(e, 24) != -1)
         return "its CPU object is laid out in another way";
     l->cpu_exception_index = l->cpu_uc - 8;
@@ -133,15 +133,15 @@ static const char *check_registers(Engine *e)
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         uint64_t old, v = 0x123456789000 + i;
-        uc_reg_read(e->uc, known[i].reg, &old);
-        uc_reg_write(e->uc, known[i].reg, &v);
+        uc_reg_read(e->tr.uc, known[i].reg, &old);
+        uc_reg_write(e->tr.uc, known[i].reg, &v);
         bool fits = ENV(e, known[i].at, uint64_t) == v;
-        uc_reg_write(e->uc, known[i].reg, &old);
+        uc_reg_write(e->tr.uc, known[i].reg, &old);
         if (!fits)
             return "its registers are laid out in another way";
     }
     uc_x86_mmr gdtr = {.base = 0x1111222233334444, .limit = 0x5678};
-    uc_reg_write(e->uc, UC_X86_REG_GDTR, &gdtr);
+    uc_reg_write(e->tr.uc, UC_X86_REG_GDTR, &gdtr);
     if (SEG(e, SEG_GDT).base != gdtr.base || SEG(e, SEG_GDT).limit != gdtr.limit)
         return "its segment registers are laid out in another way";
     return NULL;
@@ -150,7 +150,7 @@ static const char *check_registers(Engine *e)
 /* Bytes that a copy of the CPU's state has in Unicorn; what tt saves lies within. */
 static int context_size(Engine *e)
 {
-    return (int)uc_context_size(e->uc);
+    return (int)uc_context_size(e->tr.uc);
 }
 
 static const char *find_msrs(Engine *e)
@@ -176,22 +176,22 @@ static const char *find_msrs(Engine *e)
         || find_msr(e, 0x20f, end + 1024) != l->mtrr + MTRR_SIZE - 8)
         return "its memory type registers are laid out in another way";
     uc_x86_msr cs = {.rid = 0x174, .value = 0x4321};
-    uc_reg_write(e->uc, UC_X86_REG_MSR, &cs);
+    uc_reg_write(e->tr.uc, UC_X86_REG_MSR, &cs);
     if (ENV(e, l->sysenter_cs, uint32_t) != 0x4321)
         return "SYSENTER_CS is not where it was expected";
     cs.value = 0;
-    uc_reg_write(e->uc, UC_X86_REG_MSR, &cs);
+    uc_reg_write(e->tr.uc, UC_X86_REG_MSR, &cs);
     l->efer = ENV_CR + 9 * 8 + 8 + 4 * 16 + 16 + 8; /* a20, bnd_regs, bndcs, msr_bndcfgs */
     uc_x86_msr efer = {.rid = 0xc0000080}, changed;
-    uc_reg_read(e->uc, UC_X86_REG_MSR, &efer);
+    uc_reg_read(e->tr.uc, UC_X86_REG_MSR, &efer);
     changed = efer;
     changed.value ^= EFER_SCE;
     if (ENV(e, l->efer, uint64_t) != efer.value)
         return "EFER is not where it was expected";
-    uc_reg_write(e->uc, UC_X86_REG_MSR, &changed);
+    uc_reg_write(e->tr.uc, UC_X86_REG_MSR, &changed);
     if (ENV(e, l->efer, uint64_t) != changed.value)
         return "EFER is not where it was expected";
-    uc_reg_write(e->uc, UC_X86_REG_MSR, &efer);
+    uc_reg_write(e->tr.uc, UC_X86_REG_MSR, &efer);
     return NULL;
 }
 
@@ -202,10 +202,10 @@ static const char *find_debug_registers(Engine *e)
     uint64_t v = MAGIC;
     int at;
 
-    uc_reg_write(e->uc, UC_X86_REG_DR2, &v);
-    at = find_u64(e->env, 0, context_size(e), MAGIC);
+    uc_reg_write(e->tr.uc, UC_X86_REG_DR2, &v);
+    at = find_u64(e->tr.env, 0, context_size(e), MAGIC);
     v = 0;
-    uc_reg_write(e->uc, UC_X86_REG_DR2, &v);
+    uc_reg_write(e->tr.uc, UC_X86_REG_DR2, &v);
     if (at < 0)
         return "its debug registers cannot be found";
     l->dr = at - 16;
@@ -227,23 +227,23 @@ static const char *find_float_registers(Engine *e)
     struct { uint64_t mantissa; uint16_t exponent; } __attribute__((packed)) st = {MAGIC, 0x4123}, old_st;
     int at;
 
-    uc_reg_write(e->uc, UC_X86_REG_XMM1, xmm);
-    at = find_u64(e->env, 0, context_size(e), MAGIC);
-    uc_reg_write(e->uc, UC_X86_REG_XMM1, none);
+    uc_reg_write(e->tr.uc, UC_X86_REG_XMM1, xmm);
+    at = find_u64(e->tr.env, 0, context_size(e), MAGIC);
+    uc_reg_write(e->tr.uc, UC_X86_REG_XMM1, none);
     if (at < 64)
         return "its SSE registers cannot be found";
     l->xmm = at - 64;
-    uc_reg_read(e->uc, UC_X86_REG_FPCW, &old_fpcw);
-    uc_reg_read(e->uc, UC_X86_REG_MXCSR, &old_mxcsr);
-    uc_reg_read(e->uc, UC_X86_REG_FP0, &old_st);
-    uc_reg_write(e->uc, UC_X86_REG_FPCW, &fpcw);
-    uc_reg_write(e->uc, UC_X86_REG_MXCSR, &mxcsr);
-    uc_reg_write(e->uc, UC_X86_REG_FP0, &st);
+    uc_reg_read(e->tr.uc, UC_X86_REG_FPCW, &old_fpcw);
+    uc_reg_read(e->tr.uc, UC_X86_REG_MXCSR, &old_mxcsr);
+    uc_reg_read(e->tr.uc, UC_X86_REG_FP0, &old_st);
+    uc_reg_write(e->tr.uc, UC_X86_REG_FPCW, &fpcw);
+    uc_reg_write(e->tr.uc, UC_X86_REG_MXCSR, &mxcsr);
+    uc_reg_write(e->tr.uc, UC_X86_REG_FP0, &st);
     bool fits = ENV(e, ENV_FPSTT + 6, uint16_t) == fpcw && ENV(e, l->xmm - 8, uint32_t) == mxcsr
                 && ENV(e, ENV_FPREGS, uint64_t) == MAGIC && ENV(e, ENV_FPREGS + 8, uint16_t) == st.exponent;
-    uc_reg_write(e->uc, UC_X86_REG_FPCW, &old_fpcw);
-    uc_reg_write(e->uc, UC_X86_REG_MXCSR, &old_mxcsr);
-    uc_reg_write(e->uc, UC_X86_REG_FP0, &old_st);
+    uc_reg_write(e->tr.uc, UC_X86_REG_FPCW, &old_fpcw);
+    uc_reg_write(e->tr.uc, UC_X86_REG_MXCSR, &old_mxcsr);
+    uc_reg_write(e->tr.uc, UC_X86_REG_FP0, &old_st);
     return fits ? NULL : "its floating-point registers are laid out in another way";
 }
 
@@ -257,7 +257,7 @@ static const char *find_spare_words(Engine *e)
     l->current = l->left + 8;
     l->entry_tick = l->left + 16;
     for (int i = -1024; i < 64; i++)
-        if (e->env[l->left + i])
+        if (e->tr.env[l->left + i])
             return "a part of its CPU state that was thought free is in use";
     return NULL;
 }
@@ -265,27 +265,27 @@ static const char *find_spare_words(Engine *e)
 /* The function that QEMU calls where its TLB has no entry: a field of the CPU's class. */
 static const char *find_fill_slot(Engine *e)
 {
-    uint8_t *class = *(uint8_t **)(e->cpu + tt_layout.cpu_class);
+    uint8_t *class = *(uint8_t **)(e->tr.cpu + tt_layout.cpu_class);
 
-    if (uc_ctl_tlb_mode(e->uc, UC_TLB_VIRTUAL))
+    if (uc_ctl_tlb_mode(e->tr.uc, UC_TLB_VIRTUAL))
         return "it has no virtual TLB";
     tt_layout.class_fill = find_u64(class, 0, 512, (uint64_t)tt_inside.fill_tlb);
     if (tt_layout.class_fill < 0)
         return "its TLB fill function cannot be replaced";
     *(void **)(class + tt_layout.class_fill) = probe_fill;
-    uc_ctl_flush_tlb(e->uc);
+    uc_ctl_flush_tlb(e->tr.uc);
     return NULL;
 }
 
 static TlbFast *tlb_of(Engine *e, int mode)
 {
-    return (TlbFast *)(e->env + tt_layout.tlb_fast) + mode;
+    return (TlbFast *)(e->tr.env + tt_layout.tlb_fast) + mode;
 }
 
 static TlbEntry *victims_of(Engine *e, int mode)
 {
     const Layout *l = &tt_layout;
-    return (TlbEntry *)(e->env + l->tlb_desc + mode * l->tlb_desc_size + l->tlb_victims);
+    return (TlbEntry *)(e->tr.env + l->tlb_desc + mode * l->tlb_desc_size + l->tlb_victims);
 }
 
 /* The TLB's tables, `f[3]` right before the 4-byte counter before env, and their descriptions. */
@@ -307,11 +307,11 @@ static const char *find_tlb(Engine *e)
         if (f->mask % sizeof(TlbEntry) || n < 16 || n > 1 << 22 || (n & (n - 1)))
             return "its TLB is laid out in another way";
         TlbEntry *t = &f->table[5 & (n - 1)];
-        hits += t->addr_read == 0x5000 && t->paddr == 0x5000 && t->addend + 0x5000 == (uintptr_t)e->ram + 0x5000;
+        hits += t->addr_read == 0x5000 && t->paddr == 0x5000 && t->addend + 0x5000 == (uintptr_t)e->mem.pool + 0x5000;
         for (int i = 0; i < VICTIMS; i++)
             if (victims_of(e, mode)[i].addr_read != ~0ull || victims_of(e, mode)[i].addr_code != ~0ull)
                 return "its victim TLB is laid out in another way";
-        if (*(uint64_t *)(e->env + l->tlb_desc + mode * l->tlb_desc_size) != ~0ull)
+        if (*(uint64_t *)(e->tr.env + l->tlb_desc + mode * l->tlb_desc_size) != ~0ull)
             return "its TLB descriptions are laid out in another way";
     }
     return hits == 1 ? NULL : "its TLB entries are laid out in another way";
@@ -332,7 +332,7 @@ static const char *check_victims(Engine *e)
         memcpy(clash + 3, &addr, 4);
         run_probe(e, clash, sizeof clash);
         const TlbEntry *victim = victims_of(e, mode);
-        uint64_t *most_used = (uint64_t *)(e->env + l->tlb_desc + mode * l->tlb_desc_size + TLB_WINDOW_MOST);
+        uint64_t *most_used = (uint64_t *)(e->tr.env + l->tlb_desc + mode * l->tlb_desc_size + TLB_WINDOW_MOST);
         hits += victim->addr_read == 0x5000 && victim->paddr == 0x5000 && victim[1].addr_read == ~0ull
             && most_used[1] >= 2 && most_used[1] < 16 && most_used[2] == 1; /* then: entries used now, victims so far */
     }
@@ -347,7 +347,7 @@ static const char *check_exceptions(Engine *e)
     static const uint8_t bad_selector[] = {0xb8, 0x38, 0x12, 0, 0, 0x8e, 0xd8, 0xf4};
     uc_hook hook;
 
-    if (uc_hook_add(e->uc, &hook, UC_HOOK_INTR, (void *)probe_interrupt, e, 1, 0))
+    if (uc_hook_add(e->tr.uc, &hook, UC_HOOK_INTR, (void *)probe_interrupt, e, 1, 0))
         return "it refuses a hook for exceptions";
     ENV(e, tt_layout.old_exception, int32_t) = -1;
     run_probe(e, int3, sizeof int3);
@@ -360,7 +360,7 @@ static const char *check_exceptions(Engine *e)
     run_probe(e, bad_selector, sizeof bad_selector);
     if (tt_probe->vector != EXC_GP || tt_probe->error != 0x1238 || tt_probe->old != EXC_GP)
         return "exceptions carry their error code elsewhere";
-    uc_hook_del(e->uc, hook);
+    uc_hook_del(e->tr.uc, hook);
     return NULL;
 }
 
@@ -370,11 +370,11 @@ static const char *check_block_limit(Engine *e)
     static const uint8_t three[] = {0x90, 0x90, 0xf4};
     const Block *last;
 
-    tt_inside.tb_flush(e->cpu);
+    tt_inside.tb_flush(e->tr.cpu);
     CPU32(e, tt_layout.cpu_cflags_next_tb) = 1;
-    memcpy(e->ram + 0x2000, three, 3);
+    memcpy(e->mem.pool + 0x2000, three, 3);
     tt_probe->block = NULL;
-    uc_emu_start(e->uc, 0x2000, 0, 0, 0);
+    uc_emu_start(e->tr.uc, 0x2000, 0, 0, 0);
     last = tt_probe->block;
     if (CPU32(e, tt_layout.cpu_cflags_next_tb) != -1 || !last || last->pc != 0x2001 || last->size != 2
         || last->icount != 2 || last->page_addr[0] != 0x2000 || last->page_addr[1] != ~0ull
@@ -391,7 +391,7 @@ static const char *find_exit_checks(Engine *e)
 {
     /* mov al,[0x5123]; mov bl,[0x5123]; hlt */
     static const uint8_t loads[] = {0x8a, 0x04, 0x25, 0x23, 0x51, 0, 0, 0x8a, 0x1c, 0x25, 0x23, 0x51, 0, 0, 0xf4};
-    uint8_t *uc = (uint8_t *)e->uc;
+    uint8_t *uc = (uint8_t *)e->tr.uc;
     int end = (int)malloc_usable_size(uc) - 32;
     size_t plain;
 
@@ -437,7 +437,7 @@ static int probes;
 
 static void learn(void)
 {
-    Engine e = {.ram = MAP_FAILED}, *outer = tt_current;
+    Engine e = {.mem.pool = MAP_FAILED}, *outer = tt_current;
     Probe seen = {.vector = -1, .error = -1, .index = -1, .old = -1};
     const char *why = tt_find_functions();
 
@@ -445,15 +445,15 @@ static void learn(void)
         tt_current = NULL;
         tt_probe = &seen;
         probes++;
-        e.ram = mmap(NULL, PROBED_RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (e.ram == MAP_FAILED || tt_open_unicorn(&e.uc, 1 << 20, e.ram, PROBED_RAM))
+        e.mem.pool = mmap(NULL, PROBED_RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (e.mem.pool == MAP_FAILED || tt_open_unicorn(&e.tr.uc, 1 << 20, e.mem.pool, PROBED_RAM))
             why = "an engine to try it with does not open";
         else
             why = probe(&e);
-        if (e.uc)
-            uc_close(e.uc);
-        if (e.ram != MAP_FAILED)
-            munmap(e.ram, PROBED_RAM);
+        if (e.tr.uc)
+            uc_close(e.tr.uc);
+        if (e.mem.pool != MAP_FAILED)
+            munmap(e.mem.pool, PROBED_RAM);
         tt_probe = NULL;
         tt_current = outer;
     }
@@ -493,17 +493,17 @@ const char *tt_layout_prepare(Engine *e)
     pthread_once(&learned, learn);
     if (*complaint)
         return complaint;
-    e->cpu = *(uint8_t **)((uint8_t *)e->uc + l->uc_cpu);
-    e->tcg_ctx = *(void **)((uint8_t *)e->uc + l->uc_tcg_ctx);
-    e->env = e->cpu + l->cpu_env;
-    slot = (void **)(*(uint8_t **)(e->cpu + l->cpu_class) + l->class_fill);
-    if (*(void **)(e->cpu + l->cpu_uc) != e->uc || *(void **)(e->cpu + l->cpu_env_ptr) != e->env
-        || uc_ctl_tlb_mode(e->uc, UC_TLB_VIRTUAL) || *slot != tt_inside.fill_tlb)
+    e->tr.cpu = *(uint8_t **)((uint8_t *)e->tr.uc + l->uc_cpu);
+    e->tr.tcg_ctx = *(void **)((uint8_t *)e->tr.uc + l->uc_tcg_ctx);
+    e->tr.env = e->tr.cpu + l->cpu_env;
+    slot = (void **)(*(uint8_t **)(e->tr.cpu + l->cpu_class) + l->class_fill);
+    if (*(void **)(e->tr.cpu + l->cpu_uc) != e->tr.uc || *(void **)(e->tr.cpu + l->cpu_env_ptr) != e->tr.env
+        || uc_ctl_tlb_mode(e->tr.uc, UC_TLB_VIRTUAL) || *slot != tt_inside.fill_tlb)
         return "this build of Unicorn (libunicorn) does not fit tt: two of its engines differ";
     *slot = tt_fill;
     if (l->uc_no_exit_request)
-        ((uint8_t *)e->uc)[l->uc_no_exit_request] = 1;
-    tt_inside.tb_flush(e->cpu);
-    tt_inside.tlb_flush(e->cpu);
+        ((uint8_t *)e->tr.uc)[l->uc_no_exit_request] = 1;
+    tt_inside.tb_flush(e->tr.cpu);
+    tt_inside.tlb_flush(e->tr.cpu);
     return NULL;
 }

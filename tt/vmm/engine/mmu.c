@@ -28,29 +28,28 @@ enum { FLIPS_ALLOWED = 8, TABLE_STORES_ALLOWED = 4096 };
 
 void tt_forget_code(Engine *e)
 {
-    tt_inside.tb_flush(e->cpu);
+    tt_inside.tb_flush(e->tr.cpu);
     tt_flush_tlb(e);
-    for (uint64_t i = 0; i < e->ram_size / PAGE_SIZE; i++)
-        e->pages[i].cls = e->pages[i].flips = 0;
+    e->tr.code_epoch++; /* with that, no page has code: see tt_page() */
 }
 
-static void drop_code(Engine *e, uint64_t paddr, uint64_t size)
+static void drop_code(Engine *e, uint64_t host, uint64_t size)
 {
-    tt_inside.tb_invalidate_page_range(e->uc, paddr, paddr + size);
+    tt_inside.tb_invalidate_page_range(e->tr.uc, host, host + size);
 }
 
-static bool is_table(const Engine *e, const Page *p)
+static Page *page_at(const Engine *e, uint64_t paddr)
 {
-    return p->table_epoch == e->epoch;
+    return tt_page(e, tt_host(&e->mem, paddr));
 }
 
 /* RAM was stored to other than through the TLB: by a device or a person. */
 void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size)
 {
     for (uint64_t page = paddr & PAGE_MASK; page < paddr + size; page += PAGE_SIZE) {
-        if (is_table(e, &e->pages[page / PAGE_SIZE])) {
-            tt_drop_tlb(e);
-            e->refetch = true;
+        if (page_at(e, page)->marks & TABLE) {
+            tt_flush_tlb(e);
+            e->tr.refetch = true;
             break;
         }
     }
@@ -63,18 +62,18 @@ void tt_touched(Engine *e, uint64_t paddr, uint64_t size)
     uint64_t end = paddr + size;
     while (paddr < end) {
         uint64_t next = (paddr & PAGE_MASK) + PAGE_SIZE, stop = next < end ? next : end;
-        Page *p = &e->pages[paddr / PAGE_SIZE];
-        p->dirty = DIRTY_ALL;
-        if (p->cls == CLASS_X)
-            drop_code(e, paddr, stop - paddr);
+        uint64_t host = tt_host(&e->mem, paddr);
+        *tt_flags_of(&e->mem, paddr) |= DIRTY_ALL;
+        if (tt_page(e, host)->cls == CLASS_X)
+            drop_code(e, host, stop - paddr);
         paddr = stop;
     }
 }
 
-static bool on_running_block(Engine *e, uint64_t paddr, uintptr_t ra)
+static bool on_running_block(Engine *e, uint64_t host, uintptr_t ra)
 {
-    Block *tb = ra ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
-    return tb && (tb->page_addr[0] == paddr || tb->page_addr[1] == paddr);
+    Block *tb = ra ? tt_inside.tb_lookup(e->tr.tcg_ctx, ra) : NULL;
+    return tb && (tb->page_addr[0] == host || tb->page_addr[1] == host);
 }
 
 /* ---- page tables -------------------------------------------------------- */
@@ -83,15 +82,16 @@ static bool on_running_block(Engine *e, uint64_t paddr, uintptr_t ra)
 static void remember_tables(Engine *e, const Walk *w)
 {
     for (int i = 0; i < w->tables; i++) {
-        Page *p = &e->pages[w->table[i] / PAGE_SIZE];
-        if (w->table[i] >= e->ram_size)
+        if (w->table[i] >= e->mem.size)
             continue;
-        if (!is_table(e, p)) {
-            p->table_epoch = e->epoch;
+        uint64_t host = tt_host(&e->mem, w->table[i]);
+        Page *p = tt_page(e, host);
+        if (!(p->marks & TABLE)) {
+            p->marks |= TABLE;
             p->table_covers = w->covers[i];
             p->table_stores = 0;
             if (p->cls == CLASS_W) {
-                tt_drop_rights(e, w->table[i], false);
+                tt_drop_rights(e, host, false);
                 p->cls = CLASS_NONE;
             }
         } else if (p->table_covers != w->covers[i]) {
@@ -104,24 +104,24 @@ static void remember_tables(Engine *e, const Walk *w)
  * the last instruction of its block, and the next block be looked up anew. */
 static void refetch_after(Engine *e, uintptr_t ra)
 {
-    Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
+    Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tr.tcg_ctx, ra) : NULL;
     if (tb && tb->icount != 1)
         tt_repeat_alone(e, ra);
-    e->refetch = true;
+    e->tr.refetch = true;
     tt_reconsider(e);
 }
 
 /* A store by the CPU to a table, about to happen: what it changes leaves the TLB. */
 static void store_to_table(Engine *e, uint64_t paddr, int size, uintptr_t ra)
 {
-    Page *p = &e->pages[paddr / PAGE_SIZE];
+    Page *p = page_at(e, paddr);
     int width = p->table_covers & TABLE_NARROW ? 4 : 8;
     uint64_t page = paddr & PAGE_MASK, last = paddr + (size > 0 ? size : 1) - 1;
-    Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
+    Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tr.tcg_ctx, ra) : NULL;
     uint64_t code = tb ? tb->pc & PAGE_MASK : ~0ull, code_end = tb ? (tb->pc + tb->size - 1) & PAGE_MASK : ~0ull;
 
     if (++p->table_stores > TABLE_STORES_ALLOWED) { /* a table no longer, probably */
-        tt_drop_tlb(e);
+        tt_flush_tlb(e);
         return;
     }
     if (last > page + PAGE_SIZE - 1)
@@ -131,7 +131,7 @@ static void store_to_table(Engine *e, uint64_t paddr, int size, uintptr_t ra)
             continue;
         if (!(p->table_covers & TABLE_LEAF)) {
             refetch_after(e, ra);
-            tt_drop_tlb(e);
+            tt_flush_tlb(e);
             return;
         }
         uint64_t vpage = (p->table_covers & PAGE_MASK) + (at - page) / width * PAGE_SIZE;
@@ -144,24 +144,26 @@ static void store_to_table(Engine *e, uint64_t paddr, int size, uintptr_t ra)
 /* Decide what the TLB may hold for this page, and keep the classes. */
 static int grant(Engine *e, uint64_t vpage, uint64_t paddr, int rights, int rw, uintptr_t ra)
 {
-    Page *p = &e->pages[paddr / PAGE_SIZE];
+    uint64_t host = tt_host(&e->mem, paddr);
+    uint8_t *flags = tt_flags_of(&e->mem, paddr);
+    Page *p = tt_page(e, host);
 
     switch (rw) {
     case FETCH:
         if (p->cls == CLASS_W)
-            tt_drop_rights(e, paddr, false);
+            tt_drop_rights(e, host, false);
         p->cls = CLASS_X;
         tt_granted(p, vpage, true);
         return (rights & RIGHT_R) | RIGHT_X;
     case STORE:
-        p->dirty = DIRTY_ALL;
-        if (is_table(e, p))
+        *flags |= DIRTY_ALL;
+        if (p->marks & TABLE)
             return (rights & RIGHT_R) | RIGHT_W | RIGHT_W_ONCE;
         if (p->cls == CLASS_X) {
-            if (p->flips >= FLIPS_ALLOWED || on_running_block(e, paddr, ra))
+            if (p->flips >= FLIPS_ALLOWED || on_running_block(e, host, ra))
                 return (rights & RIGHT_R) | RIGHT_W | RIGHT_W_ONCE;
-            drop_code(e, paddr, PAGE_SIZE);
-            tt_drop_rights(e, paddr, true);
+            drop_code(e, host, PAGE_SIZE);
+            tt_drop_rights(e, host, true);
             p->flips++;
             e->class_flips++;
         }
@@ -169,7 +171,7 @@ static int grant(Engine *e, uint64_t vpage, uint64_t paddr, int rights, int rw, 
         tt_granted(p, vpage, false);
         return (rights & RIGHT_R) | RIGHT_W;
     default:
-        if ((rights & RIGHT_W) && p->cls == CLASS_W && p->dirty == DIRTY_ALL) {
+        if ((rights & RIGHT_W) && p->cls == CLASS_W && (*flags & DIRTY_ALL) == DIRTY_ALL) {
             tt_granted(p, vpage, false);
             return RIGHT_R | RIGHT_W;
         }
@@ -181,7 +183,7 @@ static int grant(Engine *e, uint64_t vpage, uint64_t paddr, int rights, int rw, 
 static void watch_dirty_bit(Engine *e, uint64_t addr, int mmu_idx, uintptr_t ra)
 {
     uint64_t at = tt_walk(e, addr, STORE, mmu_idx, false).dirty_at;
-    Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
+    Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tr.tcg_ctx, ra) : NULL;
     if (at && tb && tb->icount != 1 && tt_watches_physical(e, at, 8))
         tt_repeat_alone(e, ra);
 }
@@ -195,7 +197,7 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
 
     e->fills++;
     tt_effort(e, EFFORT_FILL);
-    if (e->denali && e->soft_tlb) {
+    if (e->cpu.denali && e->cpu.soft_tlb) {
         if (!tt_soft_lookup(e, addr, &w.paddr, &w.rights) || !(w.rights & (1 << rw))) {
             w.vector = EXC_PF;
             w.error = (w.rights ? PF_P : 0) | (rw == STORE ? PF_W : 0) | (rw == FETCH ? PF_I : 0);
@@ -206,22 +208,24 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
             watch_dirty_bit(e, addr, mmu_idx, ra);
         w = tt_walk(e, addr, rw, mmu_idx, true);
     }
-    if (unlikely(rw == FETCH && !w.vector && w.paddr >= e->ram_size)) {
+    if (unlikely(rw == FETCH && !w.vector && w.paddr >= e->mem.size)) {
         /* Code where nothing is: all ones, which are no instruction. */
-        w.vector = e->denali ? EXC_PF : EXC_UD;
-        w.error = e->denali ? PF_I : 0;
+        w.vector = e->cpu.denali ? EXC_PF : EXC_UD;
+        w.error = e->cpu.denali ? PF_I : 0;
     }
     if (likely(!w.vector)) {
         int rights = w.rights;
-        if (rw == STORE && w.paddr < e->ram_size && is_table(e, &e->pages[w.paddr / PAGE_SIZE]))
+        if (rw == STORE && w.paddr < e->mem.size && (page_at(e, w.paddr)->marks & TABLE))
             store_to_table(e, w.paddr | (addr & (PAGE_SIZE - 1)), size, ra);
         remember_tables(e, &w);
-        if (likely(w.paddr < e->ram_size))
+        uint64_t host = VOID_ADDR;
+        if (likely(w.paddr < e->mem.size)) {
             tt_fresh(e, w.paddr, PAGE_SIZE);
-        if (likely(w.paddr < e->ram_size))
             rights = grant(e, vpage, w.paddr, rights, rw, ra);
-        else
+            host = tt_host(&e->mem, w.paddr);
+        } else {
             w.paddr = VOID_ADDR;
+        }
         if (unlikely(e->watch_count) && !probe && tt_page_watched(e, vpage, w.paddr)) {
             if (rw == FETCH) {
                 rights = RIGHT_X; /* reads must come here */
@@ -230,7 +234,7 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
                 w.size = 1; /* QEMU's word for "ask again at the next access" */
             }
         }
-        tt_inside.tlb_set_page(cpu, vpage, w.paddr, rights, mmu_idx, w.size);
+        tt_inside.tlb_set_page(cpu, vpage, host, rights, mmu_idx, w.size);
         return true;
     }
     if (probe)
@@ -239,7 +243,7 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
         /* Nothing is running: the block before this one is complete. */
         uint64_t pc = EIP(e) + SEG(e, SEG_CS).base;
         CURRENT(e) = 0;
-        if ((pc & PAGE_MASK) != vpage && e->lookup_count != 1) {
+        if ((pc & PAGE_MASK) != vpage && e->tr.lookup_count != 1) {
             /* A block that would cross into a missing page: the instructions
              * before the crossing come first, one at a time. */
             CPU32(e, tt_layout.cpu_cflags_next_tb) = 1;
@@ -248,5 +252,5 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
     }
     if (w.vector == EXC_PF)
         CR(e, 2) = HFLAGS(e) & HF_LMA ? addr : (uint32_t)addr;
-    tt_inside.raise_exception_err_ra(e->env, w.vector, w.error, ra);
+    tt_inside.raise_exception_err_ra(e->tr.env, w.vector, w.error, ra);
 }

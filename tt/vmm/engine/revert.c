@@ -13,67 +13,62 @@
 
 #include "core.h"
 
+static void make_stale(Engine *e, uint64_t number)
+{
+    uint8_t *flags = &e->mem.flags[number];
+
+    e->mem.stale += !(*flags & STALE);
+    *flags = STALE;
+    tt_page(e, tt_host(&e->mem, number * PAGE_SIZE))->flips = 0; /* those of another time tell nothing of this one */
+}
+
 /* `changed` has a bit for each page, lowest first.  Pages stored to since the last
  * tt_take_changes are stale as well; what changed before it must be in `changed`. */
 void tt_revert(Engine *e, const uint8_t *changed, const uint64_t digest[2])
 {
-    for (uint64_t i = 0; i < e->ram_size / PAGE_SIZE; i++) {
-        Page *p = &e->pages[i];
-        p->flips = 0; /* those of another time tell nothing of this one */
-        if (!((changed[i / 8] >> (i % 8)) & 1) && !p->dirty)
-            continue;
-        e->stale_count += !(p->marks & STALE);
-        p->marks |= STALE;
-        p->dirty = 0;
+    const Memory *m = &e->mem;
+    uint64_t count = tt_page_count(m), size = (count + 7) / 8, eight;
+
+    for (uint64_t at = 0; at < size; at += 8) {
+        uint64_t here = size - at < 8 ? size - at : 8;
+        eight = 0;
+        memcpy(&eight, changed + at, here);
+        for (; eight; eight &= eight - 1)
+            if (at * 8 + __builtin_ctzll(eight) < count)
+                make_stale(e, at * 8 + __builtin_ctzll(eight));
     }
-    e->digest[0] = digest[0];
-    e->digest[1] = digest[1];
+    for (uint64_t i = 0; (i = tt_next_page(m, i, count, DIRTY_ALL)) < count; i++)
+        make_stale(e, i);
+    e->mem.digest[0] = digest[0];
+    e->mem.digest[1] = digest[1];
     tt_flush_tlb(e);
 }
 
 static void fetch_page(Engine *e, uint64_t number)
 {
-    uint8_t content[PAGE_SIZE], *page = e->ram + number * PAGE_SIZE;
-    Page *p = &e->pages[number];
+    Memory *m = &e->mem;
+    uint64_t host = tt_host(m, number * PAGE_SIZE);
+    uint8_t content[PAGE_SIZE], *page = m->pool + host;
 
     if (!e->calls.fetch_page(e->self, number, content))
         return;
-    p->marks &= ~STALE;
-    e->stale_count--;
+    m->flags[number] &= ~STALE;
+    m->stale--;
     if (memcmp(page, content, PAGE_SIZE)) {
-        if (p->cls == CLASS_X) /* blocks were made of what it held */
-            tt_inside.tb_invalidate_page_range(e->uc, number * PAGE_SIZE, (number + 1) * PAGE_SIZE);
+        if (tt_page(e, host)->cls == CLASS_X) /* blocks were made of what it held */
+            tt_inside.tb_invalidate_page_range(e->tr.uc, host, host + PAGE_SIZE);
         memcpy(page, content, PAGE_SIZE);
     }
-    tt_hash_page(page, number, &e->page_hash[2 * number]);
+    tt_hash_page(page, number, &m->hash[2 * number]);
 }
 
 void tt_fetch(Engine *e, uint64_t paddr, uint64_t size)
 {
-    uint64_t last = paddr + size - 1;
-    for (uint64_t i = paddr / PAGE_SIZE; size && i <= last / PAGE_SIZE && i < e->ram_size / PAGE_SIZE; i++)
-        if (e->pages[i].marks & STALE)
-            fetch_page(e, i);
-}
+    const Memory *m = &e->mem;
+    uint64_t end = size ? (paddr + size - 1) / PAGE_SIZE + 1 : 0;
 
-uint64_t tt_count_changes(const Engine *e)
-{
-    uint64_t count = 0;
-    for (uint64_t i = 0; i < e->ram_size / PAGE_SIZE; i++)
-        count += (e->pages[i].dirty & DIRTY_CHECKPOINT) != 0;
-    return count;
-}
-
-/* The pages stored to since the last time, and what they hold; the digest counts them in. */
-void tt_take_changes(Engine *e, uint32_t *pages, uint8_t *contents)
-{
-    tt_digest_update(e);
-    for (uint64_t i = 0; i < e->ram_size / PAGE_SIZE; i++) {
-        if (!(e->pages[i].dirty & DIRTY_CHECKPOINT))
-            continue;
-        e->pages[i].dirty = 0;
-        *pages++ = i;
-        memcpy(contents, e->ram + i * PAGE_SIZE, PAGE_SIZE);
-        contents += PAGE_SIZE;
-    }
+    if (end > tt_page_count(m))
+        end = tt_page_count(m);
+    for (uint64_t i = paddr / PAGE_SIZE; (i = tt_next_page(m, i, end, STALE)) < end; i++)
+        fetch_page(e, i);
 }

@@ -89,10 +89,10 @@ void tt_copy_state(Engine *e, uint8_t *to)
 {
     int size;
     tt_canonical_flags(e);
-    memcpy(to, e->env, tt_layout.state_size);
+    memcpy(to, e->tr.env, tt_layout.state_size);
     for (int at = next_hole(0, &size); at < tt_layout.state_size; at = next_hole(at + size, &size))
         memset(to + at, 0, size);
-    memcpy(to + tt_layout.left + MTRR_SAVED, e->env + tt_layout.mtrr, MTRR_SIZE);
+    memcpy(to + tt_layout.left + MTRR_SAVED, e->tr.env + tt_layout.mtrr, MTRR_SIZE);
 }
 
 /* QEMU's float_status: tininess, rounding, exceptions, precision, four flags. */
@@ -117,7 +117,7 @@ static bool sound(const Engine *e, const uint8_t *from)
     for (int i = 0; i < 8; i++)
         fine &= tags[i] <= 1;
     return fine && op == 1 && (df == 1 || df == -1) && top < 8
-        && !memcmp(from + ENV_HFLAGS2, e->env + ENV_HFLAGS2, 4) && !memcmp(from + ENV_A20, e->env + ENV_A20, 4)
+        && !memcmp(from + ENV_HFLAGS2, e->tr.env + ENV_HFLAGS2, 4) && !memcmp(from + ENV_A20, e->tr.env + ENV_A20, 4)
         && sound_float_status(from + ENV_FP_STATUS) && sound_float_status(from + ENV_MMX_STATUS)
         && sound_float_status(from + ENV_MMX_STATUS + 8);
 }
@@ -132,15 +132,15 @@ bool tt_load_state(Engine *e, const uint8_t *from)
         return false;
     int size, done = 0;
     uint64_t *dr7 = &ENV(e, tt_layout.dr + 56, uint64_t), wanted;
-    tt_inside.update_dr7(e->env, *dr7 & ~0xffull);
+    tt_inside.update_dr7(e->tr.env, *dr7 & ~0xffull);
     for (int at; done < tt_layout.state_size; done = at + size) {
         at = next_hole(done, &size);
-        memcpy(e->env + done, from + done, at - done);
+        memcpy(e->tr.env + done, from + done, at - done);
     }
-    memcpy(e->env + tt_layout.mtrr, from + tt_layout.left + MTRR_SAVED, MTRR_SIZE);
+    memcpy(e->tr.env + tt_layout.mtrr, from + tt_layout.left + MTRR_SAVED, MTRR_SIZE);
     wanted = *dr7;
     *dr7 &= ~0xffull;
-    tt_inside.update_dr7(e->env, wanted);
+    tt_inside.update_dr7(e->tr.env, wanted);
     hflags = HFLAGS(e);
     tt_update_hflags(e);
     derived = HFLAGS(e);

@@ -10,7 +10,7 @@ enum { TLB_LEAST = 1024 };
 
 static TlbFast *tlb_of(Engine *e, int mode)
 {
-    return (TlbFast *)(e->env + tt_layout.tlb_fast) + mode;
+    return (TlbFast *)(e->tr.env + tt_layout.tlb_fast) + mode;
 }
 
 /* How many entries QEMU gives the TLB of a mode at present. */
@@ -21,19 +21,19 @@ uint64_t tt_tlb_entries(Engine *e, int mode)
 
 static TlbEntry *victims_of(Engine *e, int mode)
 {
-    return (TlbEntry *)(e->env + tt_layout.tlb_desc + mode * tt_layout.tlb_desc_size + tt_layout.tlb_victims);
+    return (TlbEntry *)(e->tr.env + tt_layout.tlb_desc + mode * tt_layout.tlb_desc_size + tt_layout.tlb_victims);
 }
 
-static void drop_entry(TlbEntry *t, uint64_t paddr, bool code)
+static void drop_entry(TlbEntry *t, uint64_t host, bool code)
 {
-    if (t->paddr == paddr && (code ? t->addr_code : t->addr_write) != ~0ull)
+    if (t->paddr == host && (code ? t->addr_code : t->addr_write) != ~0ull)
         memset(t, 0xff, sizeof *t);
 }
 
-/* Take W (or X, with `code`) on a physical page away, wherever it was granted. */
-void tt_drop_rights(Engine *e, uint64_t paddr, bool code)
+/* Take W (or X, with `code`) on a page of the pool away, wherever it was granted. */
+void tt_drop_rights(Engine *e, uint64_t host, bool code)
 {
-    Page *p = &e->pages[paddr / PAGE_SIZE];
+    Page *p = tt_page(e, host);
     uint64_t addr = code ? p->x_addr : p->w_addr;
     bool many = p->marks & (code ? MANY_X : MANY_W);
 
@@ -43,12 +43,12 @@ void tt_drop_rights(Engine *e, uint64_t paddr, bool code)
         TlbFast *f = tlb_of(e, mode);
         if (many) {
             for (size_t i = 0; i <= f->mask / sizeof(TlbEntry); i++)
-                drop_entry(&f->table[i], paddr, code);
+                drop_entry(&f->table[i], host, code);
         } else {
-            drop_entry((TlbEntry *)((uint8_t *)f->table + ((addr >> 12) * sizeof(TlbEntry) & f->mask)), paddr, code);
+            drop_entry((TlbEntry *)((uint8_t *)f->table + ((addr >> 12) * sizeof(TlbEntry) & f->mask)), host, code);
         }
         for (int i = 0; i < VICTIMS; i++)
-            drop_entry(&victims_of(e, mode)[i], paddr, code);
+            drop_entry(&victims_of(e, mode)[i], host, code);
     }
     *(code ? &p->x_addr : &p->w_addr) = 0;
     p->marks &= code ? ~MANY_X : ~MANY_W;
@@ -65,17 +65,17 @@ void tt_granted(Page *p, uint64_t vpage, bool code)
 /* Empty the TLB.  QEMU sizes it then by how much of it was used in the last 100 ms of host
  * time.  A small one, mapped directly, makes two hot pages that share an entry cost five
  * times the run, so it is kept from shrinking below TLB_LEAST entries. */
-void tt_drop_tlb(Engine *e)
+void tt_flush_tlb(Engine *e)
 {
-    e->epoch++;
+    e->tr.tlb_epoch++; /* with that, no page knows of a right granted, or is a table in use: see tt_page() */
     for (int mode = 0; mode < MMU_MODES; mode++) {
         uint64_t entries = tt_tlb_entries(e, mode), least = entries < TLB_LEAST ? entries : TLB_LEAST / 2;
-        uint8_t *desc = e->env + tt_layout.tlb_desc + mode * tt_layout.tlb_desc_size;
+        uint8_t *desc = e->tr.env + tt_layout.tlb_desc + mode * tt_layout.tlb_desc_size;
         uint64_t *most_used = (uint64_t *)(desc + TLB_WINDOW_MOST);
         if (*most_used < least) /* all used: it doubles; half: it stays */
             *most_used = least;
     }
-    tt_inside.tlb_flush(e->cpu);
+    tt_inside.tlb_flush(e->tr.cpu);
 }
 
 /* Have every page's next store come here. */
@@ -87,17 +87,6 @@ void tt_revoke_stores(Engine *e)
             f->table[i].addr_write = ~0ull;
         for (int i = 0; i < VICTIMS; i++)
             victims_of(e, mode)[i].addr_write = ~0ull;
-    }
-}
-
-/* Empty the TLB, and forget where rights were granted. */
-void tt_flush_tlb(Engine *e)
-{
-    tt_drop_tlb(e);
-    for (uint64_t i = 0; i < e->ram_size / PAGE_SIZE; i++) {
-        Page *p = &e->pages[i];
-        p->w_addr = p->x_addr = 0;
-        p->marks &= STALE;
     }
 }
 
@@ -114,5 +103,5 @@ void tt_drop_page(Engine *e, uint64_t vpage)
                 memset(entry, 0xff, sizeof *entry);
         }
     }
-    tt_inside.tb_flush_jmp_cache(e->cpu, vpage);
+    tt_inside.tb_flush_jmp_cache(e->tr.cpu, vpage);
 }

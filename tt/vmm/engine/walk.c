@@ -14,22 +14,22 @@ enum { PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40, PTE_PS = 0x80 };
 uint64_t tt_read_entry(Engine *e, uint64_t paddr, int size)
 {
     uint64_t v = 0;
-    if (paddr + size > e->ram_size)
+    if (paddr + size > e->mem.size)
         return ~0ull >> (64 - 8 * size); /* a bus with nobody on it */
     tt_fresh(e, paddr, size);
-    memcpy(&v, e->ram + paddr, size);
+    memcpy(&v, tt_at(&e->mem, paddr), size);
     return v;
 }
 
 /* Put D into a page-table entry, as a store by the CPU. */
 static void set_dirty_bit(Engine *e, uint64_t paddr, uint64_t entry, int size)
 {
-    if (paddr + size > e->ram_size)
+    if (paddr + size > e->mem.size)
         return;
     if (unlikely(e->watch_count))
         tt_watch_physical(e, paddr, size, BY_WALK);
     entry |= PTE_D | PTE_A;
-    memcpy(e->ram + paddr, &entry, size);
+    memcpy(tt_at(&e->mem, paddr), &entry, size);
     tt_touched(e, paddr, size);
 }
 
@@ -167,7 +167,7 @@ Walk tt_walk(Engine *e, uint64_t addr, int rw, int mmu_idx, bool commit)
 
 bool tt_translate(Engine *e, uint64_t addr, uint64_t *paddr)
 {
-    if (e->denali) {
+    if (e->cpu.denali) {
         int rights;
         return tt_soft_lookup(e, addr, paddr, &rights);
     }

@@ -40,7 +40,7 @@ bool tt_set_breaks(Engine *e, const uint64_t *addrs, int count)
         if (!is_among(marked, marks, addrs[i]))
             marked[marks++] = addrs[i];
     if (marks > keep)
-        tt_inside.tb_flush(e->cpu);
+        tt_inside.tb_flush(e->tr.cpu);
     free(e->breaks);
     free(e->marks);
     e->breaks = copy;
@@ -122,10 +122,9 @@ static void keep_before(Engine *e, Watch *w)
         return;
     for (uint64_t i = 0; i < w->size; i++) {
         at = w->addr + i;
-        if ((!w->physical && !tt_translate(e, w->addr + i, &at)) || at >= e->ram_size)
+        if ((!w->physical && !tt_translate(e, w->addr + i, &at)) || at >= e->mem.size)
             return;
-        tt_fresh(e, at, 1);
-        w->before[i] = e->ram[at];
+        tt_read_ram(e, at, &w->before[i], 1);
     }
     w->before_size = w->size;
 }
@@ -159,7 +158,7 @@ void tt_watch_access(Engine *e, uint64_t addr, uint64_t paddr, int size, int rw,
        both are one page, that is no access. */
     if (again)
         return;
-    Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tcg_ctx, ra) : NULL;
+    Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tr.tcg_ctx, ra) : NULL;
 
     if (size < 1)
         size = 1;
@@ -233,4 +232,11 @@ void tt_catch(Engine *e, bool is_call, uint32_t number, bool again)
     }
     e->hit_stop = tt_tick(e);
     tt_reconsider(e);
+}
+
+/* Wait for these from the next tick on; what comes at this one does not count. */
+void tt_set_catches(Engine *e, const Catches *catches)
+{
+    e->catches = *catches;
+    e->no_catch_at = tt_tick(e);
 }
