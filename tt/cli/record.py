@@ -32,9 +32,9 @@ def register(subparsers: Subparsers) -> None:
            echo 'uname -a; poweroff' | tt record debian.img --seed 1 --epoch 1700000000
            tt record --kernel bzImage --initrd initrd.img --append 'quiet' --max-ticks 2_000_000_000
            tt record guests/demo.elf --timeout 10""",
-        "GUEST is a disk image, a kernel (bzImage, ELF, Multiboot) or a guest of the Denali machine.  On a "
-        "terminal its console is yours: Ctrl-C or Ctrl-A x ends the recording, Ctrl-A c sends Ctrl-C to the "
-        "guest, Ctrl-A h tells more.  Otherwise the console goes to stdout, and the lines of --input or of "
+        "GUEST is a disk image, a kernel (bzImage, ELF, Multiboot 1 and 2) or a guest of the Denali "
+        "machine.  On a terminal its console is yours: Ctrl-C or Ctrl-A x ends the recording, Ctrl-A c sends "
+        "Ctrl-C to the guest, Ctrl-A h tells more.  Otherwise the console goes to stdout, and the lines of --input or of "
         "stdin are typed one by one, each when the guest waits at a prompt; at a prompt with no line left "
         "the recording ends, unless --timeout or --max-ticks says when.  The image is never written to.",
     )

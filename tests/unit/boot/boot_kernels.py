@@ -124,3 +124,23 @@ def make_multiboot(flags: int = 3, *, position: int = 0, addresses: tuple[int, .
 def make_multiboot_elf(bits: int = 32, flags: int = 3) -> bytes:
     """Make an ELF kernel with a Multiboot header at the start of its segment."""
     return make_elf(bits, addr=MIB, code=make_multiboot(flags))
+
+
+def multiboot2_tag(kind: int, *fields: int, flags: int = 0) -> bytes:
+    """Make one tag of a Multiboot2 header from 32-bit fields, padded for the next one."""
+    size = 8 + 4 * len(fields)
+    return struct.pack(f"<HHI{len(fields)}I", kind, flags, size, *fields) + bytes(-size % 8)
+
+
+def make_multiboot2(*tags: bytes, position: int = 0, architecture: int = 0, end: bool = True) -> bytes:
+    """Make a raw Multiboot2 kernel with `tags` in its header."""
+    body = b"".join(tags) + (multiboot2_tag(0) if end else b"")
+    fields = (0xE85250D6, architecture, 16 + len(body))
+    header = struct.pack("<4I", *fields, -sum(fields) & 0xFFFFFFFF)
+    return bytes(position) + header + body + CODE
+
+
+def make_multiboot2_elf(bits: int = 32, *tags: bytes, one: bool = False) -> bytes:
+    """Make an ELF kernel with a Multiboot2 header in its segment; with `one`, one of version 1 behind it."""
+    code = make_multiboot2(*tags)
+    return make_elf(bits, addr=MIB, code=code[: -len(CODE)] + make_multiboot() if one else code)

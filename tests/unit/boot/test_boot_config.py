@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 from boot_disks import MIB, join_gpt, join_mbr, make_ext, make_fat
-from boot_kernels import PACKERS, make_bzimage, make_elf
+from boot_kernels import PACKERS, make_bzimage, make_elf, make_multiboot2_elf, make_multiboot_elf
 
 from tt.errors import BadInput
-from tt.vmm.boot.bootconfig import BootEntry, find_boot_entry, parse_bls, root_volume, version_key
+from tt.vmm.boot.bootconfig import BootEntry, find_boot_entry, root_volume, version_key
 from tt.vmm.boot.images import open_image
+from tt.vmm.boot.modules import Module, unpack
 from tt.vmm.boot.syslinux import parse_syslinux
 from tt.vmm.boot.target import Target
 
@@ -153,7 +155,7 @@ def test_syslinux_on_fat_with_an_included_file(tmp_path: Path) -> None:
 
 
 def syslinux(text: str) -> list[Target]:
-    return parse_syslinux(text, lambda name: text)
+    return parse_syslinux(text, lambda name: text, "")
 
 
 def test_syslinux_details() -> None:
@@ -191,11 +193,6 @@ def test_boot_loader_specification(tmp_path: Path) -> None:
     files["grub2/grubenv"] = b"saved_entry=a-6.1.0-9\nkernelopts=root=/dev/y\n"
     files["grub2/grub.cfg"] = b"load_env\nset default=$saved_entry\ninsmod blscfg\nblscfg\n"
     assert boot(ext(tmp_path / "fs3", dict(files))).kernel == K1
-
-
-def test_bls_parsing() -> None:
-    assert parse_bls("title x") is None
-    assert parse_bls("linux /k\ninitrd /a /b $tuned_initrd\n") == ("", Target("", "/k", "", ["/a", "/b"]))
 
 
 @pytest.mark.parametrize(
@@ -281,3 +278,101 @@ def test_real_images_of_kernels_go_through(tmp_path: Path) -> None:
     image = make_bzimage(PACKERS["xz"](make_elf(64)))
     entry = boot(ext(tmp_path / "fs", {"boot/vmlinuz-1": image}))
     assert entry.kernel == image
+
+
+def bls(version: str, extra: str = "") -> bytes:
+    return f"title L {version}\nlinux /k-{version}\noptions root=/dev/x {version}\n{extra}".encode()
+
+
+def test_entries_on_the_esp_and_on_xbootldr_are_one_menu(tmp_path: Path) -> None:
+    """UAPI.1: both directories are read and merged; files are those of an entry's own volume."""
+    esp = {
+        "loader/loader.conf": b"timeout 3\n", "loader/entries/l-5.conf": bls("5"), "k-5": K1,
+        "loader/entries/l-7+0-3.conf": bls("7"), "k-7": K1, "k-6": b"a trap",
+    }  # fmt: skip
+    boot_part: dict[str, bytes | str] = {
+        "loader/entries/l-6+2-1.conf": bls("6", "initrd /i\n"), "k-6": K2, "i": I2,
+        "loader/loader.conf": b"default l-5*\n",  # not the ESP's: systemd-boot does not read it
+    }  # fmt: skip
+    root = ext(tmp_path / "root", {"etc/": b""})
+
+    def entry() -> BootEntry:
+        volumes = [
+            make_fat(tmp_path / "esp", dict(esp), bits=12, size=2 * MIB),
+            ext(tmp_path / "boot", dict(boot_part)),
+            root,
+        ]
+        return boot(join_gpt(tmp_path / "disk", volumes))
+
+    esp["loader/loader.conf"] += b"default l-6.conf\n"
+    found = entry()
+    assert (found.kernel, found.initrd, found.cmdline) == (K2, I2, "root=/dev/x 6")
+    assert found.description == "boot loader entry 'L 6' on vda2"
+    esp["loader/loader.conf"] = b"default l-7*\n"  # a bad entry, and named: still the default
+    assert entry().cmdline == "root=/dev/x 7"
+    esp["loader/loader.conf"] = b"timeout 3\n"
+    assert entry().cmdline == "root=/dev/x 6"  # the newest that is not bad
+
+
+def test_blscfg_reads_entries_of_the_boot_volume(tmp_path: Path) -> None:
+    stub = f"search --no-floppy --fs-uuid --set=dev {UUID}\nset prefix=($dev)/grub2\nexport prefix\n"
+    stub += "configfile $prefix/grub.cfg\n"
+    esp = make_fat(tmp_path / "esp", {"EFI/fedora/grub.cfg": stub.encode()}, bits=12, size=2 * MIB)
+    files: dict[str, bytes | str] = {
+        "grub2/grub.cfg": b'load_env\nset default="${saved_entry}"\nkernelopts="root=/dev/y ro"\nblscfg',
+        "grub2/grubenv": b"# GRUB Environment Block\nsaved_entry=m-5\n###",
+        "loader/entries/m-5.conf": b"title F 5\nversion 5\nlinux /k-5\noptions $kernelopts five\n",
+        "loader/entries/m-6.conf": b"title F 6\nversion 6\nlinux /k-6\noptions $kernelopts six\n",
+        "k-5": K1, "k-6": K2,
+    }  # fmt: skip
+    disk = join_gpt(tmp_path / "disk", [esp, ext(tmp_path / "boot", dict(files), "-U", UUID)])
+    found = boot(disk)
+    assert (found.kernel, found.cmdline) == (K1, "root=/dev/y ro five")
+    assert found.description == "/EFI/fedora/grub.cfg on vda1: 'F 5'"
+
+
+def test_multiboot_kernel_and_modules_from_several_volumes(tmp_path: Path) -> None:
+    config = f"""
+    insmod gzio
+    menuentry 'no header' {{ multiboot2 /kernel }}
+    menuentry 'os' {{
+        search --fs-uuid --set=root {UUID}
+        multiboot /kernel 'a b' c
+        module /one.gz first 'm n'
+        module --nounzip /one.gz
+        module (hd0,msdos1)/grub/two
+    }}
+    """
+    kernel = make_multiboot_elf()
+    first = ext(tmp_path / "a", {"grub/grub.cfg": config.encode(), "grub/two": b"2", "kernel": kernel})
+    packed = gzip.compress(b"one")
+    second = ext(tmp_path / "b", {"kernel": gzip.compress(kernel), "one.gz": packed}, "-U", UUID)
+    found = boot(join_mbr(tmp_path / "disk", [first, second]))
+    assert (found.kernel, found.kind, found.cmdline) == (kernel, "multiboot1", '"a b" c')
+    assert unpack(found.initrd) == [Module('first "m n"', b"one"), Module("", packed), Module("", b"2")]
+    assert found.initrd_path == "/one.gz /one.gz /grub/two"
+
+
+def test_multiboot_by_the_header_that_its_command_names(tmp_path: Path) -> None:
+    both = make_multiboot2_elf(one=True)
+    for command, kernel, kind in (
+        ("multiboot", both, "multiboot1"), ("multiboot2", both, "multiboot2"), ("linux", both, "multiboot1"),
+        ("multiboot2", make_multiboot2_elf(), "multiboot2"), ("linux", make_multiboot2_elf(), "multiboot2"),
+    ):  # fmt: skip
+        files: dict[str, bytes | str] = {"boot/grub/grub.cfg": f"menuentry m {{ {command} /k x }}".encode()}
+        found = boot(ext(tmp_path / "fs", files | {"k": kernel}))
+        assert (found.kind, found.cmdline) == (kind, "x"), command
+    files = {"boot/grub/grub.cfg": b"menuentry m { multiboot /k x }", "k": make_multiboot2_elf()}
+    with pytest.raises(BadInput, match="/k has no header of the kind that multiboot looks for"):
+        boot(ext(tmp_path / "fs", files))
+
+
+def test_syslinux_with_mboot(tmp_path: Path) -> None:
+    config = b"default xen\nlabel xen\nkernel mboot.c32\nappend ../k a b --- m1 x y --- /m2\n"
+    files: dict[str, bytes | str] = {
+        "boot/syslinux/syslinux.cfg": config, "boot/k": make_multiboot_elf(),
+        "boot/syslinux/m1": b"1", "m2": gzip.compress(b"2"),
+    }  # fmt: skip
+    found = boot(ext(tmp_path / "fs", files))
+    assert (found.kind, found.cmdline) == ("multiboot1", "a b")
+    assert unpack(found.initrd) == [Module("x y", b"1"), Module("", b"2")]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from grub_facts import FACTS, FILES
 
 from tt.errors import BadInput
-from tt.vmm.boot.grubcfg import GrubMenu, parse_grubenv
-from tt.vmm.boot.target import Target
+from tt.vmm.boot.grubcfg import GrubMenu, loader_words, parse_grubenv
+from tt.vmm.boot.target import ModuleFile, Target
 
 DEBIAN = r"""
 #
@@ -220,9 +221,9 @@ def test_quoting() -> None:
 
 def test_functions_loops_and_arguments() -> None:
     text = """
-    function boot { linux /k-$1 arg=$2; return; linux /never }
+    function load { linux /k-$1 arg=$2; return; linux /never }
     for v in 1 2 3; do
-        menuentry "entry $v" "$v" { boot $1 "$title"; initrd newc:name:/i-$1 --x /second }
+        menuentry "entry $v" "$v" { load $2 "$title"; initrd newc:name:/i-$2 --x /second }
     done
     while true; do menuentry never { linux /never }; done
     set default=1 title=x
@@ -273,9 +274,60 @@ def test_blscfg() -> None:
 
 
 def test_multiboot_entries() -> None:
-    target = first("menuentry m { multiboot /kernel a b; module /mod name }")
-    assert (target.kernel, target.cmdline, target.initrds) == ("/kernel", "a b", ["/mod"])
-    assert menu("menuentry m { multiboot /kernel; module /one; module /two }") == []
+    target = first("menuentry m { multiboot /kernel a b; module /mod name; module --nounzip /two }")
+    assert (target.kernel, target.cmdline, target.protocol) == ("/kernel", "a b", "multiboot")
+    assert target.modules == [ModuleFile("/mod", "name"), ModuleFile("/two")]
+    assert target.initrds == []
+    target = first("insmod gzio\nmenuentry m { multiboot2 /k; module2 /a.gz 'b c'; module2 --nounzip /d }")
+    assert target.protocol == "multiboot2"
+    assert target.modules == [ModuleFile("/a.gz", '"b c"', unpack=True), ModuleFile("/d")]
+
+
+@pytest.mark.parametrize("name", sorted(FACTS))
+def test_as_grub_itself(name: str) -> None:
+    config, told = FACTS[name]
+    files = FILES | {"/boot/kernel.elf": "", "/boot/ramdisk.img": ""}
+
+    def plain(path: str) -> str:
+        return path.partition(")")[2] if path.startswith("(") else path
+
+    grub = GrubMenu(
+        read=lambda path: files.get(plain(path)),
+        exists=lambda path: plain(path) in files,
+        entries=list,
+        device=lambda device: device.partition("=")[2] in files,
+    )
+    target = grub.targets(config, "(hd96)/boot/grub")[0]
+    assert f"<{target.cmdline}>" + "".join(f"[{m.words}]" for m in target.modules) == told
+
+
+def test_what_a_search_does_not_find_changes_nothing() -> None:
+    def run(text: str) -> Target:
+        grub = GrubMenu(
+            read=lambda path: None, exists=lambda path: False, entries=list,
+            device="UUID=there".__eq__, probe=lambda device, what: f"{what} of {device}",
+        )  # fmt: skip
+        return grub.targets(text, "")[0]
+
+    text = "set root=hd0,gpt1; search --set=root --fs-uuid {}; menuentry m {{ linux /k }}"
+    assert run(text.format("gone")).kernel == "(hd0,gpt1)/k"
+    assert run(text.format("there")).kernel == "(UUID=there)/k"
+    text = "if search.fs_uuid gone root; then k=/no; else k=/yes; fi; menuentry m { linux $k }"
+    assert run(text).kernel == "/yes"
+    text = "probe --set=id --fs-uuid (hd0,gpt2); menuentry m { linux /k root=UUID=$id }"
+    assert run(text).cmdline == 'root=UUID=uuid "of" hd0,gpt2'.replace('"', "")
+
+
+def test_a_menu_that_leads_back_ends() -> None:
+    files = {"/a": "menuentry back { configfile /b }", "/b": "menuentry back { configfile /a }\n" * 3}
+    assert menu("configfile /a", files=files) == []
+    files["/b"] += "menuentry k { linux /k }"
+    assert kernel("configfile /a\nmenuentry never { linux /never }", files=files) == "/k"
+
+
+def test_loader_words() -> None:
+    assert loader_words([]) == ""
+    assert loader_words(["a", "", "b c", "it's", 'x\\y"z']) == 'a  "b c" it\\\'s x\\\\y\\"z'
 
 
 def test_environment_block() -> None:

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 
 from tt.errors import BadInput
 from tt.vmm.boot import decompress, linux, multiboot
-from tt.vmm.boot.bootconfig import find_boot_entry, parse_bls, version_key
+from tt.vmm.boot.bls import BlsEntry, boot_order, parse_bls
+from tt.vmm.boot.bootconfig import find_boot_entry, version_key
 from tt.vmm.boot.filesystems import FileSystem, open_filesystem
 from tt.vmm.boot.grubcfg import GrubMenu
 from tt.vmm.boot.images import DiskImage
 from tt.vmm.boot.loader import plan_boot_from_parts, with_pc_defaults
 from tt.vmm.boot.syslinux import parse_syslinux
+from tt.vmm.boot.target import Target
 
 SECONDS = 5_000  # milliseconds that one example may take on a busy machine
 hostile = settings(
@@ -289,6 +291,7 @@ WORDS_OF_SCRIPTS = """
     menuentry submenu x { } if then elif else fi ; for in do done function f $f ${x} 'a b' "$x y" [ ] = -f
     set a=b a=$a$a linux /k initrd return source /s default=1>0 search --set=root while ! ' " \\ # blscfg
     load_env saved --id multiboot module test
+    until break continue shift setparams configfile /c export probe -u $# $@ "$*" > multiboot2 module2 >> gzio
 """
 SCRIPT_PARTS = st.sampled_from([*WORDS_OF_SCRIPTS.split(), "\n"])
 
@@ -308,8 +311,11 @@ def test_nonsense_grub_scripts(parts: list[str], text: str) -> None:
 @hostile
 @given(st.text(max_size=400))
 def test_nonsense_text(text: str) -> None:
-    parse_syslinux(text, lambda name: text)
-    parse_syslinux(f"include x\n{text}", lambda name: f"include x\nmenu include x\n{text}")
-    parse_bls(text)
+    parse_syslinux(text, lambda name: text, "/")
+    parse_syslinux(f"include x\n{text}", lambda name: f"include x\nmenu include x\n{text}", "/")
+    parse_bls(text, text)
+    boot_order(
+        [BlsEntry(text, text, Target("", "", "", [])), BlsEntry(text[::-1], "", Target("", "", "", []))]
+    )
     version_key(text)
     assert with_pc_defaults(text).count("nokaslr") >= 1

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from boot_disks import MIB, join_mbr, make_ext
-from boot_kernels import PACKERS, make_bzimage, make_elf, make_multiboot_elf
+from boot_kernels import PACKERS, make_bzimage, make_elf, make_multiboot2_elf, make_multiboot_elf
 
 from tt.errors import BadInput
 from tt.vmm.boot.loader import PC_CMDLINE, plan_boot, plan_boot_from_parts, with_pc_defaults
+from tt.vmm.boot.modules import Module, pack
 
 MEM = 64 * MIB
 DEFAULTS = " ".join(PC_CMDLINE)
@@ -33,13 +34,15 @@ def disk(tmp_path: Path) -> Path:
         (BZIMAGE, "linux-bzimage", "long64"),
         (make_elf(64), "linux-elf", "long64"),
         (make_elf(32), "linux-elf", "protected32"),
-        (make_multiboot_elf(32), "multiboot", "protected32"),
+        (make_multiboot_elf(32), "multiboot1", "protected32"),
+        (make_multiboot2_elf(32), "multiboot2", "protected32"),
+        (make_multiboot2_elf(64, one=True), "multiboot1", "protected32"),  # headers of both: as QEMU
     ],
 )
 def test_kernels_are_told_apart_by_content(tmp_path: Path, data: bytes, kind: str, mode: str) -> None:
     plan = plan_boot(put(tmp_path / "any name", data), mem_bytes=MEM, append="x=1")
     assert (plan.kind, plan.start.mode) == (kind, mode)
-    assert plan.cmdline == ("x=1" if kind == "multiboot" else f"{DEFAULTS} x=1")
+    assert plan.cmdline == ("x=1" if kind.startswith("multiboot") else f"{DEFAULTS} x=1")
     assert plan == plan_boot_from_parts(plan.kind, plan.kernel, plan.initrd, plan.cmdline, MEM)
 
 
@@ -74,7 +77,7 @@ def test_kernel_alone_and_multiboot_module(tmp_path: Path, disk: Path) -> None:
     assert plan.cmdline == DEFAULTS
     kernel, module = put(tmp_path / "m", make_multiboot_elf()), put(tmp_path / "i", b"module")
     plan = plan_boot(disk, mem_bytes=MEM, kernel=kernel, initrd=module, append="a b")
-    assert (plan.kind, plan.cmdline, plan.initrd) == ("multiboot", "a b", b"module")
+    assert (plan.kind, plan.cmdline, plan.initrd) == ("multiboot1", "a b", pack([Module("", b"module")]))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,10 @@ def test_errors(tmp_path: Path, disk: Path) -> None:
         ({"guest": tmp_path / "gone"}, "cannot read .*gone: No such file"),
         ({"guest": disk, "kernel": tmp_path / "gone"}, "cannot read .*gone"),
         ({"guest": disk, "initrd": tmp_path}, "cannot read .*: Is a directory"),
-        ({"guest": disk, "kernel": junk}, "junk is no kernel: tt boots bzImage, ELF and Multiboot"),
+        (
+            {"guest": disk, "kernel": junk},
+            "junk is no kernel: tt boots bzImage, ELF, Multiboot and Multiboot2",
+        ),
         ({"guest": junk}, "no kernel found"),
         ({"guest": disk, "initrd": put(tmp_path / "empty", b"")}, "empty is empty"),
         ({"guest": put(tmp_path / "zero", b"")}, "is empty"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tt.chronus.search.verdicts import ProbeError
 from tt.chronus.store.view import DiskView
 from tt.errors import BadInput
 from tt.log import Trace
-from tt.vmm.boot import bootconfig, loader
+from tt.vmm.boot import bootconfig, kinds, loader
 from tt.vmm.config import MachineConfig
 
 # Words of a command line that are meant for the first program, not for the kernel.  The kernel hands
@@ -27,12 +27,17 @@ _BOOTED = "boots "  # how a recording's description begins if it was booted from
 
 @dataclass(frozen=True)
 class BootFiles:
-    """Contents of a kernel and of an initrd, and the command line that came with them."""
+    """Contents of a kernel and of an initrd, and the command line that came with them.
+
+    `kind` names the kernel as `BootPlan.kind` does, None for one that tt cannot boot; for
+    Multiboot, `initrd` is a packed list of modules.
+    """
 
     kernel: bytes
     initrd: bytes | None
     cmdline: str
     where: str
+    kind: str | None = None
 
 
 def boot_files(disk: DiskView, setup: Setup) -> BootFiles:
@@ -43,16 +48,22 @@ def boot_files(disk: DiskView, setup: Setup) -> BootFiles:
     initrd = None if setup.initrd is None else _given(setup.initrd, bootconfig.MAX_INITRD)
     if setup.kernel is not None:
         kernel = _given(setup.kernel, bootconfig.MAX_KERNEL)
-        root = bootconfig.root_volume(disk.image())
-        return BootFiles(kernel, initrd, f"root=/dev/{root} rw", str(setup.kernel))
+        kind = kinds.kernel_kind(kernel)
+        root = "" if kind in kinds.MULTIBOOT else f"root=/dev/{bootconfig.root_volume(disk.image())} rw"
+        return BootFiles(kernel, kinds.companion(kind, initrd), root, str(setup.kernel), kind)
     by_hand = None if setup.recording is None else _recorded(setup.recording)
     if by_hand is not None:
-        return BootFiles(by_hand.kernel, initrd or by_hand.initrd, by_hand.cmdline, by_hand.where)
+        return _with_initrd(by_hand, initrd)
     try:
         entry = bootconfig.find_boot_entry(disk.image())
     except BadInput as e:
         raise CannotBoot(str(e).replace(f" in {disk.where}", "")) from None
-    return BootFiles(entry.kernel, initrd or entry.initrd, entry.cmdline, entry.description)
+    files = BootFiles(entry.kernel, entry.initrd, entry.cmdline, entry.description, entry.kind)
+    return _with_initrd(files, initrd)
+
+
+def _with_initrd(files: BootFiles, initrd: bytes | None) -> BootFiles:
+    return files if initrd is None else replace(files, initrd=kinds.companion(files.kind, initrd))
 
 
 def command_line(cmdline: str, setup: Setup) -> tuple[str, str]:
@@ -108,4 +119,5 @@ def _recorded(path: Path) -> BootFiles | None:
     kernel = config.parts.get("kernel")
     if kernel is None or any(line.startswith(_BOOTED) for line in config.description):
         return None
-    return BootFiles(kernel, config.parts.get("initrd"), config.cmdline, "the recording's kernel")
+    initrd = config.parts.get("initrd")
+    return BootFiles(kernel, initrd, config.cmdline, "the recording's kernel", config.boot_kind)

@@ -26,7 +26,7 @@ from tt.chronus.runners.runner import CannotBoot, Setup
 from tt.chronus.search.verdicts import ProbeError
 from tt.chronus.store.view import DiskView, TrackedView
 from tt.errors import TTError, UsageError
-from tt.vmm.boot import loader
+from tt.vmm.boot import kinds, loader, modules, multiboot, multiboot2
 
 BINARY = "qemu-system-x86_64"
 QEMU_CMDLINE = ("console=ttyS0", "panic=-1")
@@ -191,9 +191,12 @@ class QemuGuest:
             files.append(kernel)
             arguments += ["-vga", "none", "-kernel", f"/dev/fd/{kernel}"]
             arguments += ["-append", kernel_words(boot, setup)]
-            if boot.initrd is not None:
-                files.append(self._file(boot.initrd))
-                arguments += ["-initrd", f"/dev/fd/{files[-1]}"]
+            names = []
+            for words, data in companions(boot):
+                files.append(self._file(data))
+                names.append(f"/dev/fd/{files[-1]} {words}".strip().replace(",", ",,"))
+            if names:
+                arguments += ["-initrd", ",".join(names)]
         export = self._resources.enter_context(InstantExport(self._disk, name="disk", overlay=True))
         server = self._resources.enter_context(serving([export], say=self._complaints.append))
         self.nbd_url = server.url("disk")
@@ -333,9 +336,23 @@ def what_boots(disk: DiskView, setup: Setup, firmware: bool = False) -> BootFile
         return None
 
 
+def companions(boot: BootFiles) -> list[tuple[str, bytes]]:
+    """Return what QEMU loads beside a kernel: an initrd without words, or modules with theirs.
+
+    Raises `CannotBoot` for a kernel whose protocol QEMU does not speak.
+    """
+    if boot.kind == multiboot2.KIND:
+        raise CannotBoot("QEMU boots no Multiboot2 kernel by itself: use --runner tt, or qemu:firmware")
+    if boot.kind in kinds.MULTIBOOT:
+        return [(module.words, module.data) for module in modules.unpack(boot.initrd)]
+    return [] if boot.initrd is None else [("", boot.initrd)]
+
+
 def kernel_words(boot: BootFiles, setup: Setup) -> str:
     """Return the kernel's command line: the disk's words, then what it needs here, then the user's."""
     own, added = command_line(boot.cmdline, setup)
+    if boot.kind in (*kinds.MULTIBOOT, multiboot.OLD_KIND):
+        return loader.full_cmdline(boot.kind, own, added)
     words, init = loader.split_init(own)
     more, more_init = loader.split_init(added)
     if set(words) >= _OF_TT:

@@ -26,7 +26,7 @@ from tt.chronus.search.verdicts import ProbeError
 from tt.chronus.store.view import DiskView, TrackedView
 from tt.errors import BadInput
 from tt.events import Event, Kind
-from tt.vmm.boot import loader, multiboot
+from tt.vmm.boot import loader
 from tt.vmm.boot.plan import BootPlan
 from tt.vmm.config import MachineConfig
 from tt.vmm.disk import BLOCK, SECTOR, Base
@@ -302,7 +302,7 @@ def _key(config: MachineConfig, sectors: tuple[int, ...]) -> tuple[object, ...]:
 
 def _plan(files: BootFiles, setup: Setup) -> BootPlan:
     key = blake2b(digest_size=16)
-    for part in (files.kernel, files.initrd or b""):
+    for part in ((files.kind or "").encode(), files.kernel, files.initrd or b""):
         key.update(len(part).to_bytes(8, "little"))
         key.update(part)
     own, added = command_line(files.cmdline, setup)
@@ -326,13 +326,12 @@ class _Unseen:
 def _planned(key: bytes, unseen: _Unseen, own: str, added: str, mem_bytes: int) -> BootPlan:
     """Make a plan, or take the one that was made of the same files: unpacking a kernel takes a second."""
     files = unseen.files
-    kind = loader.kernel_kind(files.kernel)
+    kind = files.kind
     if kind is None:
         raise CannotBoot(f"no kernel that tt can boot: {files.where}")
-    if kind == multiboot.KIND:
-        cmdline = " ".join(part for part in (own, added) if part)
-    else:
-        cmdline = loader.with_pc_defaults(own, f"{_NO_WAITING} {added}")
+    if kind.startswith("linux"):
+        added = f"{_NO_WAITING} {added}"
+    cmdline = loader.full_cmdline(kind, own, added)
     try:
         return loader.plan_boot_from_parts(kind, files.kernel, files.initrd, cmdline, mem_bytes)
     except BadInput as e:

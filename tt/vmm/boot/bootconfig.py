@@ -7,7 +7,6 @@ one of the usual places.
 
 from __future__ import annotations
 
-import fnmatch
 import posixpath
 import re
 from collections.abc import Callable, Iterator
@@ -17,19 +16,21 @@ from itertools import islice
 from typing import Any
 
 from tt.errors import BadInput
-from tt.vmm.boot.filesystems import READABLE, FileSystem
-from tt.vmm.boot.filetree import normalise, printable
+from tt.vmm.boot import kinds, modules
+from tt.vmm.boot.bls import BlsEntry, boot_order, grub_order, is_entry_name, loader_default, parse_bls
+from tt.vmm.boot.decompress import sniff_compression, unpack
+from tt.vmm.boot.filetree import printable
 from tt.vmm.boot.grubcfg import GrubMenu, parse_grubenv
-from tt.vmm.boot.images import DiskImage, Volume
+from tt.vmm.boot.images import DiskImage
+from tt.vmm.boot.mounts import Mounted, Mounts
 from tt.vmm.boot.syslinux import parse_syslinux
 from tt.vmm.boot.target import Target
 
 MAX_KERNEL = 256 << 20
 MAX_INITRD = 512 << 20
-_MAX_CONFIG = 1 << 20
+_GRUB_UNPACKS = ("gzip", "xz", "lzo")
 _MAX_BLS_ENTRIES = 200
 _MAX_EFI_VENDORS = 50
-_MAX_NOTES = 12
 _MAX_TRIED = 100  # entries whose files are looked for
 
 _GRUB_DIRECTORIES = ("/boot/grub", "/grub", "/boot/grub2", "/grub2")
@@ -43,7 +44,8 @@ _SYSLINUX_DIRECTORIES = (
     "/isolinux",
 )
 _SYSLINUX_NAMES = ("extlinux.conf", "syslinux.cfg", "isolinux.cfg")
-_BLS_DIRECTORIES = ("/boot/loader", "/loader")
+# On a volume of its own, and on a root file system that has no separate /boot.
+_BLS_DIRECTORIES = ("/loader", "/boot/loader")
 _KERNEL_NAME = re.compile(r"(?:vmlinuz|bzImage|vmlinux|kernel)(?:-(.+))?$")
 _NOT_A_KERNEL = re.compile(r"\.(old|bak|sig|gz|xz|txt|map|efi|dpkg-\w+)$|\.hmac$|~$")
 _INITRD_NAMES = (
@@ -57,9 +59,11 @@ _INITRD_PLAIN = ("initrd.img", "initrd", "initrd.gz", "initramfs.img", "initramf
 class BootEntry:
     """What an image boots: the bytes, and for people where they came from.
 
-    `cmdline` is what the image says, with `root=` worked out where it says
-    nothing.  `initrd_path` names several files with spaces between them when
-    the configuration joins them.
+    `kind` names the kernel as `BootPlan.kind` does, None for one that tt cannot
+    boot.  `initrd` is what a plan of that kind takes: an initrd, or packed
+    modules.  `cmdline` is what the image says, for Linux with `root=` worked
+    out where it says nothing.  `initrd_path` names several files with spaces
+    between them when the configuration joins them.
     """
 
     kernel: bytes
@@ -68,18 +72,12 @@ class BootEntry:
     description: str
     kernel_path: str
     initrd_path: str | None
-
-
-@dataclass(frozen=True)
-class _Mounted:
-    volume: Volume
-    fs: FileSystem[Any]
+    kind: str | None = None
 
 
 def root_volume(image: DiskImage) -> str:
     """Name the volume of `image` that looks most like a root file system, as Linux does: `vda`, `vda2`."""
-    finder = _Finder(image)
-    return finder.root_volume()
+    return Mounts(image).root_volume()
 
 
 def find_boot_entry(image: DiskImage) -> BootEntry:
@@ -88,49 +86,37 @@ def find_boot_entry(image: DiskImage) -> BootEntry:
     Raises `BadInput` when there is nothing to boot; the message says what was
     found in each place that was tried.
     """
-    finder = _Finder(image)
+    finder = _Finder(Mounts(image))
     for source in (finder.grub, finder.syslinux, finder.bls, finder.plain):
         for mounted, target, description in islice(source(), _MAX_TRIED):
             entry = finder.load(mounted, target, printable(description))
             if entry is not None:
                 return entry
-    raise BadInput(f"no kernel found in {image.where} ({'; '.join(finder.notes)}): give --kernel")
+    notes = "; ".join(finder.mounts.notes)
+    raise BadInput(f"no kernel found in {image.where} ({notes}): give --kernel")
 
 
-Found = Iterator[tuple[_Mounted, Target, str]]
+Found = Iterator[tuple[Mounted, Target, str]]
 
 
 class _Finder:
-    def __init__(self, image: DiskImage) -> None:
-        self.notes: list[str] = []
-        self._image = image
-        self._mounted: list[_Mounted] = []
-        for volume in image.volumes:
-            if volume.type not in READABLE:
-                self._note(f"{volume.name}: {volume.type or 'no file system'}")
-                continue
-            try:
-                fs = image.filesystem(volume)
-            except BadInput as e:
-                self._note(str(e))
-                continue
-            self._mounted.append(_Mounted(volume, fs))
-            self._note(f"{volume.name}: {fs.kind}")
-        if not image.volumes:
-            self._note("no file system and no partition table")
+    def __init__(self, mounts: Mounts) -> None:
+        self.mounts = mounts
 
     # Sources of targets
 
     def grub(self) -> Found:
         for mounted, path in self._configs(self._grub_configs):
-            text = self._text(mounted, path)
+            text = self.mounts.text(mounted, path)
             if text is None:
                 continue
             directory = posixpath.dirname(path)
             menu = GrubMenu(
-                read=partial(self._text_at, mounted),
+                read=partial(self.mounts.text_at, mounted),
                 exists=partial(self._exists, mounted),
-                entries=partial(self._bls_targets, mounted),
+                entries=partial(self._blscfg, mounted),
+                device=self.mounts.there_is,
+                probe=partial(self.mounts.probe, mounted),
             )
             prefix = f"({mounted.volume.name}){directory}"
             for target in self._tried(path, partial(menu.targets, text, prefix)):
@@ -138,216 +124,175 @@ class _Finder:
 
     def syslinux(self) -> Found:
         for mounted, path in self._configs(self._syslinux_configs):
-            text = self._text(mounted, path)
+            text = self.mounts.text(mounted, path)
             if text is None:
                 continue
             directory = posixpath.dirname(path)
             read = partial(self._text_in, mounted, directory)
-            for target in self._tried(path, partial(parse_syslinux, text, read)):
-                target.kernel = posixpath.join(directory, target.kernel)
-                target.initrds = [posixpath.join(directory, p) for p in target.initrds]
+            for target in self._tried(path, partial(parse_syslinux, text, read, directory)):
                 yield mounted, target, f"{path} on {mounted.volume.name}: {target.title!r}"
 
     def bls(self) -> Found:
-        for mounted in self._mounted:
-            for target in self._bls_targets(mounted):
-                yield mounted, target, f"boot loader entry {target.title!r} on {mounted.volume.name}"
+        """List Boot Loader Specification entries: those of the ESP and of XBOOTLDR are one menu."""
+        places = {mounted.volume.name: mounted for mounted in self.mounts}
+        for directory in _BLS_DIRECTORIES:
+            entries = [entry for mounted in self.mounts for entry in self._entries(mounted, directory)]
+            for entry in boot_order(entries, self._loader_default(directory)):
+                title = entry.target.title
+                yield places[entry.volume], entry.target, f"boot loader entry {title!r} on {entry.volume}"
 
     def plain(self) -> Found:
-        for mounted in self._mounted:
+        for mounted in self.mounts:
             for directory in ("/", "/boot"):
-                for name in sorted(self._list(mounted, directory), key=_kernel_rank, reverse=True):
+                for name in sorted(self.mounts.list(mounted, directory), key=_kernel_rank, reverse=True):
                     match = _KERNEL_NAME.match(name)
                     if match is None or _NOT_A_KERNEL.search(name):
                         continue
                     path = posixpath.join(directory, name)
                     initrd = self._matching_initrd(mounted, path, match[1])
-                    target = Target(name, path, f"root={self._root_device(mounted)} rw", initrd)
+                    target = Target(name, path, f"root={self.mounts.root_device(mounted)} rw", initrd)
                     yield mounted, target, f"{path} on {mounted.volume.name}"
 
-    def root_volume(self) -> str:
-        """Name the volume with a root file system on it, else the last one, else the disk."""
-        volumes = self._image.volumes or [Volume(0, 0, self._image.size, "")]
-        return self._root_among(self._mounted, volumes[-1])
-
-    def load(self, mounted: _Mounted, target: Target, description: str) -> BootEntry | None:
-        """Read a target's files; None, and a note, when one is missing."""
-        kernel_at = self._locate(mounted, target.kernel)
-        if kernel_at is None:
-            self._note(f"{description}: no {target.kernel}")
-            return None
-        initrds = []
-        for path in target.initrds:
-            at = self._locate(mounted, path)
+    def load(self, mounted: Mounted, target: Target, description: str) -> BootEntry | None:
+        """Read a target's files; None, and a note, when one is missing or is no kernel for its command."""
+        paths = [target.kernel, *target.initrds, *(module.path for module in target.modules)]
+        found = []
+        for path in paths:
+            at = self.mounts.locate(mounted, path)
             if at is None:
-                self._note(f"{description}: no {path}")
+                self.mounts.note(f"{description}: no {path}")
                 return None
-            initrds.append(at)
+            found.append(at)
         try:
-            kernel = kernel_at[0].fs.read(kernel_at[1], MAX_KERNEL)
-            initrd = b""
-            for part, path in initrds:
-                # Linux finds the next archive at a 4-byte boundary (initramfs buffer format).
-                initrd += bytes(-len(initrd) % 4) + part.fs.read(path, MAX_INITRD - len(initrd))
+            kernel = found[0][0].fs.read(found[0][1], MAX_KERNEL)
+            if target.protocol != "linux":
+                kernel = _unpacked(kernel, target.kernel)
+            kind = kinds.kind_for(target.protocol, kernel, target.kernel)
+            read = self._modules if kind in kinds.MULTIBOOT else self._initrd
+            initrd = read(target, found[1:])
         except BadInput as e:
-            self._note(str(e))
+            self.mounts.note(f"{description}: {e}")
             return None
         cmdline = target.cmdline
-        if not initrd and not re.search(r"(?:^|\s)root=", cmdline):
-            cmdline = f"{cmdline} root={self._root_device(mounted)}".strip()
+        if kind not in kinds.MULTIBOOT and not initrd and not re.search(r"(?:^|\s)root=", cmdline):
+            cmdline = f"{cmdline} root={self.mounts.root_device(mounted)}".strip()
         return BootEntry(
             kernel=kernel,
             initrd=initrd or None,
             cmdline=cmdline,
             description=description,
-            kernel_path=kernel_at[1],
-            initrd_path=" ".join(path for _, path in initrds) or None,
+            kernel_path=found[0][1],
+            initrd_path=" ".join(path for _, path in found[1:]) or None,
+            kind=kind,
         )
 
-    # Files
+    def _initrd(self, target: Target, parts: list[tuple[Mounted, str]]) -> bytes:
+        initrd = b""
+        for part, path in parts[: len(target.initrds)]:
+            # Linux finds the next archive at a 4-byte boundary (initramfs buffer format).
+            initrd += bytes(-len(initrd) % 4) + part.fs.read(path, MAX_INITRD - len(initrd))
+        return initrd
 
-    def _note(self, note: str) -> None:
-        note = printable(note, 500)
-        if len(self.notes) < _MAX_NOTES and note not in self.notes:
-            self.notes.append(note)
+    def _modules(self, target: Target, parts: list[tuple[Mounted, str]]) -> bytes | None:
+        left = MAX_INITRD
+        loaded = []
+        for module, (part, path) in zip(target.modules, parts[len(target.initrds) :], strict=True):
+            data = part.fs.read(path, left)
+            if module.unpack:
+                data = _unpacked(data, path)
+            left -= len(data)
+            loaded.append(modules.Module(module.words, data))
+        return modules.pack(loaded) if loaded else None
+
+    # Files
 
     def _tried(self, path: str, parse: Callable[[], list[Target]]) -> list[Target]:
         try:
             targets = parse()
         except BadInput as e:
-            self._note(f"{path}: {e}")
+            self.mounts.note(f"{path}: {e}")
             return []
         if not targets:
-            self._note(f"{path} boots no kernel")
+            self.mounts.note(f"{path} boots no kernel")
         return targets
 
-    def _configs(self, candidates: Callable[[_Mounted], Iterator[str]]) -> Iterator[tuple[_Mounted, str]]:
-        for mounted in self._mounted:
+    def _configs(self, candidates: Callable[[Mounted], Iterator[str]]) -> Iterator[tuple[Mounted, str]]:
+        for mounted in self.mounts:
             for path in candidates(mounted):
-                if self._is_file(mounted, path):
+                if self.mounts.is_file(mounted, path):
                     yield mounted, path
 
-    def _grub_configs(self, mounted: _Mounted) -> Iterator[str]:
+    def _grub_configs(self, mounted: Mounted) -> Iterator[str]:
         for directory in _GRUB_DIRECTORIES:
             yield f"{directory}/grub.cfg"
         for efi in ("/EFI", "/boot/efi/EFI"):
-            for name in self._list(mounted, efi)[:_MAX_EFI_VENDORS]:
+            for name in self.mounts.list(mounted, efi)[:_MAX_EFI_VENDORS]:
                 yield f"{efi}/{name}/grub.cfg"
 
-    def _syslinux_configs(self, mounted: _Mounted) -> Iterator[str]:
+    def _syslinux_configs(self, mounted: Mounted) -> Iterator[str]:
         for directory in _SYSLINUX_DIRECTORIES:
             for name in _SYSLINUX_NAMES:
                 yield posixpath.join(directory, name)
 
-    def _is_file(self, mounted: _Mounted, path: str) -> bool:
-        try:
-            return mounted.fs.is_file(path)
-        except BadInput as e:
-            self._note(str(e))
-            return False
+    def _text_in(self, mounted: Mounted, directory: str, name: str) -> str | None:
+        return self.mounts.text(mounted, posixpath.join(directory, name))
 
-    def _list(self, mounted: _Mounted, path: str) -> list[str]:
-        try:
-            return mounted.fs.listdir(path) if mounted.fs.is_dir(path) else []
-        except BadInput as e:
-            self._note(str(e))
-            return []
+    def _exists(self, mounted: Mounted, path: str) -> bool:
+        return self.mounts.locate(mounted, path) is not None
 
-    def _text(self, mounted: _Mounted, path: str) -> str | None:
-        try:
-            return mounted.fs.read(path, _MAX_CONFIG).decode("utf-8", "replace")
-        except BadInput as e:
-            self._note(str(e))
-            return None
-
-    def _text_in(self, mounted: _Mounted, directory: str, name: str) -> str | None:
-        return self._text(mounted, posixpath.join(directory, name))
-
-    def _exists(self, mounted: _Mounted, path: str) -> bool:
-        return self._locate(mounted, path) is not None
-
-    def _text_at(self, mounted: _Mounted, path: str) -> str | None:
-        at = self._locate(mounted, path)
-        return self._text(*at) if at is not None else None
-
-    def _locate(self, mounted: _Mounted, path: str) -> tuple[_Mounted, str] | None:
-        """Find a file that a configuration names: on the device it gives, its own volume, or any other."""
-        match = re.match(r"\(([^)]*)\)(.*)", path, re.DOTALL)
-        order = [mounted, *(m for m in self._mounted if m is not mounted)]
-        if match:
-            path = match[2]
-            order.sort(key=lambda m: not self._is_device(m, match[1]))
-        path = normalise(path)
-        for candidate in order:
-            if self._is_file(candidate, path):
-                return candidate, path
-        return None
-
-    def _is_device(self, mounted: _Mounted, device: str) -> bool:
-        """Tell whether GRUB's name for a device, or a `search` that gave it, means this volume."""
-        kind, _, value = device.partition("=")
-        if kind == "UUID":
-            return mounted.fs.uuid.casefold() == value.casefold()
-        if kind == "LABEL":
-            return mounted.fs.label == value
-        if kind == "FILE":
-            return self._is_file(mounted, value)
-        if device == mounted.volume.name:
-            return True
-        number = re.fullmatch(r"hd0(?:,(?:msdos|gpt)?(\d+))?", device)
-        return number is not None and int(number[1] or 0) == mounted.volume.number
-
-    def _root_device(self, mounted: _Mounted) -> str:
-        """Name the root device for a kernel found on `mounted`, which may be a separate /boot."""
-        return f"/dev/{self._root_among([mounted, *self._mounted], mounted.volume)}"
-
-    def _root_among(self, candidates: list[_Mounted], otherwise: Volume) -> str:
-        for candidate in candidates:
-            names = self._list(candidate, "/")
-            if "etc" in names or "sbin" in names or "init" in names:
-                return candidate.volume.name
-        return otherwise.name
-
-    def _matching_initrd(self, mounted: _Mounted, kernel: str, version: str | None) -> list[str]:
+    def _matching_initrd(self, mounted: Mounted, kernel: str, version: str | None) -> list[str]:
         directory = posixpath.dirname(kernel)
         names = _INITRD_PLAIN if version is None else tuple(name.format(version) for name in _INITRD_NAMES)
         for name in names:
             path = posixpath.join(directory, name)
-            if self._is_file(mounted, path):
+            if self.mounts.is_file(mounted, path):
                 return [path]
         return []
 
-    def _bls_targets(self, mounted: _Mounted) -> Iterator[Target]:
-        """List Boot Loader Specification entries (UAPI.1), the one to boot first."""
-        for directory in _BLS_DIRECTORIES:
-            found = []
-            for name in self._list(mounted, f"{directory}/entries")[:_MAX_BLS_ENTRIES]:
-                if name.endswith(".conf") and not name.startswith("."):
-                    text = self._text(mounted, f"{directory}/entries/{name}")
-                    entry = parse_bls(text) if text is not None else None
-                    if entry is not None:
-                        found.append((name[: -len(".conf")], *entry))
-            wanted = self._loader_default(mounted, directory)
-            found.sort(key=lambda item: (version_key(item[1]), version_key(item[0])), reverse=True)
-            found.sort(key=lambda item: not (wanted and fnmatch.fnmatchcase(item[0], wanted)))
-            for name, _, target in found:
-                target.title = target.title or name
-                yield target
+    def _entries(self, mounted: Mounted, directory: str) -> list[BlsEntry]:
+        names = [n for n in self.mounts.list(mounted, f"{directory}/entries") if is_entry_name(n)]
+        found = []
+        for name in names[:_MAX_BLS_ENTRIES]:
+            text = self.mounts.text(mounted, f"{directory}/entries/{name}")
+            entry = None if text is None else parse_bls(name, text, mounted.volume.name)
+            if entry is not None:
+                found.append(entry)
+        return found
 
-    def _loader_default(self, mounted: _Mounted, directory: str) -> str:
-        """Return the pattern of ids that systemd-boot's loader.conf or GRUB's environment names."""
-        path = f"{directory}/loader.conf"
-        text = self._text(mounted, path) if self._is_file(mounted, path) else None
-        match = re.search(r"^\s*default\s+(\S+)", text or "", re.MULTILINE)
-        if match:
-            return match[1].removesuffix(".conf")
-        for grub in _GRUB_DIRECTORIES:
-            path = f"{grub}/grubenv"
-            text = self._text(mounted, path) if self._is_file(mounted, path) else None
-            saved = parse_grubenv(text or "").get("saved_entry", "")
-            if saved:
-                return saved
+    def _blscfg(self, mounted: Mounted) -> Iterator[Target]:
+        """List what GRUB's `blscfg` shows: entries beside the configuration, else those of other volumes."""
+        for candidate in (mounted, *(m for m in self.mounts if m is not mounted)):
+            for directory in _BLS_DIRECTORIES:
+                entries = self._entries(candidate, directory)
+                for entry in grub_order(entries):
+                    target = entry.target
+                    target.kernel, *target.initrds = (
+                        f"({candidate.volume.name}){path}" for path in (target.kernel, *target.initrds)
+                    )
+                    yield target
+                if entries:
+                    return
+
+    def _loader_default(self, directory: str) -> str:
+        """Return the pattern that systemd-boot's loader.conf names, or the name in GRUB's environment."""
+        # systemd-boot reads the ESP's loader.conf alone, and an ESP is always FAT.
+        by_kind = sorted(self.mounts, key=lambda mounted: mounted.fs.kind.startswith("ext"))
+        texts = [self.mounts.text_if_there(mounted, f"{directory}/loader.conf") for mounted in by_kind]
+        wanted = loader_default(next(filter(None, texts), ""))
+        if wanted:
+            return wanted
+        for mounted in by_kind:
+            for grub in _GRUB_DIRECTORIES:
+                text = self.mounts.text_if_there(mounted, f"{grub}/grubenv")
+                saved = parse_grubenv(text).get("saved_entry", "")
+                if saved:
+                    return saved
         return ""
+
+
+def _unpacked(data: bytes, path: str) -> bytes:
+    """Unpack a file as GRUB does while it reads one."""
+    return unpack(data, printable(path)) if sniff_compression(data) in _GRUB_UNPACKS else data
 
 
 def _kernel_rank(name: str) -> tuple[bool, Any]:
@@ -363,21 +308,3 @@ def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
     for number, word, _ in re.findall(r"(\d{1,30})|([A-Za-z]+)|(~)", version):
         key.append((3, int(number)) if number else (2, word) if word else (0, ""))
     return (*key, (1, ""))
-
-
-def parse_bls(text: str) -> tuple[str, Target] | None:
-    """Read one Boot Loader Specification entry (UAPI.1, "Type #1"): its version and what it boots.
-
-    None when it boots no Linux kernel.
-    """
-    keys: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        words = line.strip().split(None, 1)
-        if len(words) == 2 and not words[0].startswith("#"):
-            keys.setdefault(words[0].lower(), []).append(words[1].strip())
-    if "linux" not in keys:
-        return None
-    initrds = [path for value in keys.get("initrd", []) for path in value.split() if not path.startswith("$")]
-    title = keys.get("title", [""])[0]
-    target = Target(title, keys["linux"][-1], " ".join(keys.get("options", [])), initrds)
-    return keys.get("version", [""])[0], target

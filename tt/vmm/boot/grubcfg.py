@@ -1,39 +1,55 @@
-"""GRUB's grub.cfg: enough of its shell to know which kernel it would boot.
+"""GRUB's grub.cfg: enough of it to know which kernel it would boot, and with which words.
 
-The language is that of the GRUB manual, section "Writing full configuration
-files directly".  Commands that only concern screens, modules and terminals do
-nothing and succeed; loops, recursion and the size of variables are bounded.
+Commands that only concern screens, modules and terminals do nothing and
+succeed.  Facts are from the GRUB manual and from GRUB's own menu and loaders
+(grub-core/normal/menu.c, grub-core/loader/multiboot.c, grub-core/lib/cmdline.c).
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from tt.errors import BadInput
-from tt.vmm.boot.grubscript import MAX_DEPTH, Node, Parser, Word
-from tt.vmm.boot.target import Target
+from tt.vmm.boot.grubscript import MAX_DEPTH, Node
+from tt.vmm.boot.grubshell import Budget, Shell
+from tt.vmm.boot.target import ModuleFile, Protocol, Target
 
-_MAX_STEPS = 20_000  # commands run in all
-_MAX_VALUE = 16 << 10  # characters in a variable, or in all words of a command
 _MAX_ENTRIES = 2_000
 
 
 @dataclass
 class _Entry:
-    title: str
+    """One line of a menu: `owner` holds the variables that its body runs with, `words` are its parameters."""
+
+    owner: _Run
+    words: list[str]
     id: str
     body: list[Node]
     submenu: bool
-    variables: dict[str, str]
     ready: Target | None = None
-    inside: list[_Entry] | None = None
+    inside: _Run | None = None
+
+    @property
+    def title(self) -> str:
+        return self.words[0] if self.words else ""
 
 
-class _Return(Exception):
-    """Leave the running function or file."""
+class _OtherMenu(Exception):
+    """Another configuration file takes over: its run."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__()
+        self.run = run
+
+
+def _any_device(device: str) -> bool:
+    return True
+
+
+def _nothing_known(device: str, what: str) -> str | None:
+    return None
 
 
 @dataclass
@@ -42,12 +58,16 @@ class GrubMenu:
 
     `read(path)` returns a file's text or None, `exists(path)` tells whether
     there is one, `entries()` lists the Boot Loader Specification entries that
-    `blscfg` would show.
+    `blscfg` would show, `device(name)` tells whether there is such a device
+    (`UUID=...`, `LABEL=...`, `FILE=...`), and `probe(device, what)` returns its
+    `uuid`, `label` or `fs`, or None.
     """
 
     read: Callable[[str], str | None]
     exists: Callable[[str], bool]
     entries: Callable[[], Iterable[Target]]
+    device: Callable[[str], bool] = _any_device
+    probe: Callable[[str, str], str | None] = _nothing_known
 
     def targets(self, text: str, prefix: str) -> list[Target]:
         """Run the configuration in `text` and return what it boots, the default first.
@@ -56,12 +76,17 @@ class GrubMenu:
         when the default is no Linux kernel.  `prefix` is the directory of the
         configuration, with its device.  Raises `BadInput` when the text makes no sense.
         """
-        run = _Run(self, prefix)
+        variables = {"prefix": prefix, "root": "", "grub_platform": "pc", "grub_cpu": "i386"}
+        variables |= {f"feature_{name}": "y" for name in _FEATURES}
+        run = _Run(self, variables, {*variables, "chosen"}, {}, Budget())
         try:
-            run.file(text)
+            try:
+                run.file(text)
+            except _OtherMenu as other:
+                run = other.run
+            return run.in_order()
         except RecursionError:
             raise BadInput("grub.cfg nests too deeply: damaged?") from None
-        return run.in_order()
 
 
 def parse_grubenv(text: str) -> dict[str, str]:
@@ -82,126 +107,109 @@ _WITH_VALUE = ("--class", "--users", "--hotkey", "--source")
 _SEARCHES = {"search.fs_uuid": "UUID", "search.fs_label": "LABEL", "search.file": "FILE"}
 _LINUX = ("linux", "linux16", "linuxefi", "linux32", "linux64", "kernel")
 _INITRD = ("initrd", "initrd16", "initrdefi", "initrd32", "initrd64")
+_UNPACKERS = {"gzio", "xzio", "lzopio"}  # with one of these loaded, files are unpacked as they are read
+_PROBES = {"-u": "uuid", "--fs-uuid": "uuid", "-l": "label", "--label": "label", "-f": "fs", "--fs": "fs"}
 
 
-class _Run:
-    def __init__(self, menu: GrubMenu, prefix: str) -> None:
+class _Run(Shell):
+    """A configuration file, or a submenu: the menu that it makes, and its variables."""
+
+    def __init__(
+        self,
+        menu: GrubMenu,
+        variables: dict[str, str],
+        exported: set[str],
+        functions: dict[str, list[Node]],
+        budget: Budget,
+        files: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(variables, exported, functions, budget)
         self._menu = menu
-        self._variables = {"prefix": prefix, "root": "", "grub_platform": "pc", "grub_cpu": "i386"}
-        self._variables |= {f"feature_{name}": "y" for name in _FEATURES}
-        self._functions: dict[str, list[Node]] = {}
+        self._files = files  # configurations that led here
         self._entries: list[_Entry] = []
         self._target: Target | None = None
-        self._steps = 0
-        self._depth = 0
+        self._unpacks = False
 
-    def file(self, text: str) -> None:
-        self._scoped(Parser(text).file())
+    def _nested(self, file: str | None = None) -> _Run:
+        """Return a run in a new context, which only exported variables reach."""
+        files = self._files if file is None else (*self._files, file)
+        run = _Run(self._menu, self._inherited(), set(self._exported), self._functions, self._budget, files)
+        run._unpacks = self._unpacks
+        return run
 
     def in_order(self) -> list[Target]:
         """Return the targets: those of `default`, of `fallback`, then all."""
-        order: list[_Entry] = []
         default = self._variables.get("default", "0")
         if default == "saved":
             default = self._saved_environment().get("saved_entry", "0")
-        top = self._entries
-        for choice in (default, self._variables.get("fallback", "")):
-            found = self._choose(top, choice.strip())
-            if found is not None:
-                order.append(found)
-        everything = [*order, *self._flatten(top)]
-        targets = [self._run_entry(entry) for entry in {id(e): e for e in everything}.values()]
-        return [target for target in targets if target is not None]
+        order = [self._choose(default.strip())]
+        fallback = self._variables.get("fallback", "").strip()
+        chosen = self._choose(fallback)
+        order += [chosen] if chosen is not None else [self._choose(word) for word in fallback.split()]
+        targets: list[Target] = []
+        try:
+            everything = [*(entry for entry in order if entry is not None), *self._flatten()]
+            for entry in {id(entry): entry for entry in everything}.values():
+                target = entry.owner._run_entry(entry)
+                if target is not None:
+                    targets.append(target)
+        except BadInput:
+            if not targets:
+                raise
+        return targets
 
-    def _choose(self, entries: list[_Entry], choice: str) -> _Entry | None:
-        """Follow a default such as `1>2` or `submenu>title`: numbers, ids or titles."""
-        first, arrow, rest = choice.partition(">")
-        first = first.strip()
-        found = None
-        if first.isascii() and first.isdigit() and len(first) < 6 and int(first) < len(entries):
-            found = entries[int(first)]
-        found = next((e for e in entries if first and first in (e.id, e.title)), found)
+    def _choose(self, choice: str) -> _Entry | None:
+        """Follow a default such as `1>2` or `submenu>title`: numbers, titles or ids."""
+        first, rest = _first_step(choice)
+        number = int(first) if re.fullmatch("[0-9]{1,6}", first) else len(self._entries)
+        found = next((e for e in self._entries if first and first in (e.title, e.id)), None)
+        if number < len(self._entries):
+            found = self._entries[number]
         if found is None or not found.submenu:
             return found
-        inside = self._inside(found)
-        chosen = self._choose(inside, rest if arrow else "0")
-        return chosen if chosen is not None else next(iter(inside), None)
+        inside = self._inside(found, rest)
+        chosen = inside._choose(inside._variables.get("default", "0"))
+        return chosen if chosen is not None else next(inside._flatten(), None)
 
-    def _flatten(self, entries: list[_Entry], depth: int = 0) -> Iterator[_Entry]:
-        for entry in entries:
+    def _flatten(self, depth: int = 0) -> Iterator[_Entry]:
+        for entry in self._entries:
             if not entry.submenu:
                 yield entry
             elif depth < 5:
-                yield from self._flatten(self._inside(entry), depth + 1)
+                yield from self._inside(entry)._flatten(depth + 1)
 
-    def _inside(self, submenu: _Entry) -> list[_Entry]:
+    def _inside(self, submenu: _Entry, default: str = "") -> _Run:
         if submenu.inside is None:
-            outer, self._entries = self._entries, []
-            saved, self._variables = self._variables, dict(submenu.variables)
-            self._scoped(submenu.body)
-            submenu.inside, self._entries, self._variables = self._entries, outer, saved
+            run = self._nested()
+            run._variables |= {"chosen": self._chosen(submenu)} | ({"default": default} if default else {})
+            run._scoped(submenu.body, submenu.words)
+            submenu.inside = run
         return submenu.inside
+
+    def _chosen(self, entry: _Entry) -> str:
+        way = [self._variables["chosen"]] if self._variables.get("chosen") else []
+        return ">".join([*way, (entry.id or entry.title).replace(">", ">>")])
 
     def _run_entry(self, entry: _Entry) -> Target | None:
         if entry.ready is not None:
             return entry.ready
-        saved, self._variables = self._variables, self._variables | entry.variables
+        saved = dict(self._variables)
+        self._variables["chosen"] = self._chosen(entry)
+        self._variables["default"] = _first_step(saved.get("default", ""))[1]
         self._target = None
-        self._scoped(entry.body)
-        self._variables = saved
-        target = self._target
-        if target is None or not target.kernel:
-            return None
-        target.title = entry.title
+        try:
+            self._scoped(entry.body, entry.words)
+        except _OtherMenu as other:
+            return next(iter(other.run.in_order()), None)
+        finally:
+            self._variables = saved
+        target: Target | None = self._target
+        if target is not None:
+            target.title = entry.title
         return target
 
-    def _scoped(self, nodes: list[Node]) -> None:
-        with contextlib.suppress(_Return):
-            self._block(nodes)
-
-    def _block(self, nodes: list[Node]) -> bool:
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            self._depth -= 1
-            return False
-        status = True
-        try:
-            for node in nodes:
-                status = self._statement(node)
-        finally:
-            self._depth -= 1
-        return status
-
-    def _count(self, steps: int) -> None:
-        self._steps += steps
-        if self._steps > _MAX_STEPS:
-            raise BadInput(f"grub.cfg runs for more than {_MAX_STEPS} commands: it loops, give --kernel")
-
-    def _statement(self, node: Node) -> bool:
-        self._count(1)
-        if node.kind == "command":
-            return self._command(self._expand(node.words))
-        if node.kind == "if":
-            for condition, body in node.branches:
-                if self._block(condition):
-                    return self._block(body)
-            return self._block(node.body)
-        words = self._expand(node.words)
-        if node.kind == "for":
-            if len(words) >= 2 and words[1] == "in":
-                self._count(len(words))
-                for value in words[2:]:
-                    self._assign(words[0], value)
-                    self._block(node.body)
-        elif node.kind == "function":
-            if words:
-                self._functions[words[0]] = node.body
-        elif node.kind in ("menuentry", "submenu"):
-            self._add_entry(words, node)
-        return True  # while and until: what they wait for cannot happen here
-
-    def _add_entry(self, words: list[str], node: Node) -> None:
-        title = identifier = ""
+    def _add_entry(self, words: list[str], node: Node) -> bool:
+        identifier = ""
         arguments: list[str] = []
         rest = iter(words)
         for word in rest:
@@ -212,117 +220,118 @@ class _Run:
                 identifier = word[5:]
             elif not word.startswith("--"):
                 arguments.append(word)
-        title = arguments[0] if arguments else ""
-        variables = {str(i): argument for i, argument in enumerate(arguments)}
-        variables["chosen"] = title
-        if node.kind == "submenu":
-            variables = self._variables | variables
-        if len(self._entries) < _MAX_ENTRIES:
-            self._entries.append(_Entry(title, identifier, node.body, node.kind == "submenu", variables))
+        if len(self._entries) < _MAX_ENTRIES and arguments:
+            submenu = node.kind == "submenu"
+            self._entries.append(_Entry(self, arguments, identifier, node.body, submenu))
+        return bool(arguments)
 
-    def _expand(self, words: list[Word]) -> list[str]:
-        """Put in variables; one outside quotes is split at spaces, and vanishes when empty."""
-        out: list[str] = []
-        size = 0
-        for word in words:
-            fields = [""]
-            solid = False
-            for kind, text in word:
-                if kind == "var":
-                    pieces = self._variables.get(text, "").split(" ")
-                    fields[-1] += pieces[0]
-                    fields += pieces[1:]
-                    continue
-                fields[-1] += self._variables.get(text, "") if kind == "quoted" else text
-                solid = solid or kind != "text" or bool(text)
-            out += [f for f in fields if f] or ([""] if solid else [])
-            size += sum(map(len, fields))
-            if size > _MAX_VALUE:
-                raise BadInput(f"grub.cfg has a command longer than {_MAX_VALUE} characters: damaged?")
-        return out
+    # Commands
 
-    def _assign(self, name: str, value: str) -> None:
-        self._variables[name] = value
-
-    def _command(self, words: list[str]) -> bool:
-        if not words:
-            return True
-        name, *args = words
-        if name == "!":
-            return not self._command(args)
-        if name in self._functions:
-            saved = {k: v for k, v in self._variables.items() if k.isdigit()}
-            self._variables |= {str(i + 1): a for i, a in enumerate(args)}
-            try:
-                return self._block(self._functions[name])
-            except _Return:
-                return True
-            finally:
-                self._variables |= saved
-        handler = getattr(self, f"_do_{name}", None) if name.isidentifier() else None
-        if handler is not None:
-            return bool(handler(args))
+    def _other(self, name: str, args: list[str]) -> bool:
         if name in ("[", "test"):
             return self._test(args[:-1] if name == "[" and args[-1:] == ["]"] else args)
+        if name == ".":
+            return self._do_source(args)
         if name in _SEARCHES and args:
-            self._assign(args[1] if len(args) > 1 else "root", f"{_SEARCHES[name]}={args[0]}")
-        elif name in _LINUX and args:
-            cmdline = " ".join(f'"{a}"' if " " in a and '"' not in a else a for a in args[1:])
-            self._target = Target("", self._located(args[0]), cmdline, [])
-        elif name in _INITRD and self._target is not None:
+            return self._found(args[1] if len(args) > 1 else "root", f"{_SEARCHES[name]}={args[0]}")
+        if name in _LINUX:
+            return self._kernel("linux", args)
+        if name in _INITRD:
+            if self._target is None or self._target.protocol != "linux":
+                return False  # GRUB: "you need to load the kernel first"
             self._target.initrds += [self._located(_without_newc(a)) for a in args if not a.startswith("--")]
-        elif "=" in name and re.match(r"[A-Za-z_][A-Za-z0-9_]*=", name):
-            self._assign(*name.split("=", 1))
         return True
 
-    def _do_set(self, args: list[str]) -> bool:
-        for arg in args[:1]:
-            key, _, value = arg.partition("=")
-            self._assign(key, value)
-        return True
-
-    def _do_unset(self, args: list[str]) -> bool:
-        for arg in args:
-            self._variables.pop(arg, None)
+    def _do_insmod(self, args: list[str]) -> bool:
+        self._unpacks = self._unpacks or not _UNPACKERS.isdisjoint(args)
         return True
 
     def _do_load_env(self, args: list[str]) -> bool:
-        for key, value in self._saved_environment().items():
-            self._assign(key, value)
+        path, names = "", []
+        rest = iter(args)
+        for arg in rest:
+            if arg in ("-f", "--file"):
+                path = next(rest, "")
+            elif arg.startswith("--file="):
+                path = arg[len("--file=") :]
+            elif not arg.startswith("-"):
+                names.append(arg)
+        for key, value in self._saved_environment(path).items():
+            if not names or key in names:
+                self._assign(key, value)
         return True
 
-    def _saved_environment(self) -> dict[str, str]:
-        text = self._menu.read(self._located(self._variables.get("prefix", "") + "/grubenv"))
+    def _saved_environment(self, path: str = "") -> dict[str, str]:
+        path = path or self._variables.get("prefix", "") + "/grubenv"
+        text = self._menu.read(self._located(path))
         return parse_grubenv(text) if text is not None else {}
 
     def _do_search(self, args: list[str]) -> bool:
         """Set a variable to what was searched for, as a device: the finder knows the volumes."""
-        kind, variable, values = "FILE", "root", []
+        kind, variable, values = "", "", []
         rest = iter(args)
         for arg in rest:
             if arg.startswith("--set="):
                 variable = arg[6:]
+            elif arg in ("--set", "-s"):
+                variable = "root"
             elif arg in ("--fs-uuid", "-u"):
                 kind = "UUID"
             elif arg in ("--label", "--fs-label", "-l"):
                 kind = "LABEL"
-            elif arg == "--hint":
+            elif arg in ("--file", "-f"):
+                kind = "FILE"
+            elif arg == "--hint" or (arg.startswith("--hint-") and "=" not in arg):
                 next(rest, None)
             elif not arg.startswith("-"):
                 values.append(arg)
-        if values:
-            self._assign(variable, f"{kind}={values[-1]}")
-        return bool(values)
+        return bool(values and kind) and self._found(variable, f"{kind}={values[-1]}")
+
+    def _found(self, variable: str, device: str) -> bool:
+        """Set `variable` to a device that was searched for; False, and no change, when there is none."""
+        if not self._menu.device(device):
+            return False
+        if variable:
+            self._assign(variable, device)
+        return True
+
+    def _do_probe(self, args: list[str]) -> bool:
+        what, variable, device = "", "", ""
+        rest = iter(args)
+        for arg in rest:
+            if arg in ("--set", "-s"):
+                variable = next(rest, "")
+            elif arg.startswith("--set="):
+                variable = arg[6:]
+            elif arg in _PROBES:
+                what = _PROBES[arg]
+            elif not arg.startswith("-"):
+                device = arg.strip("()")
+        value = self._menu.probe(device, what) if what else None
+        if value is None:
+            return False
+        if variable:
+            self._assign(variable, value)
+        return True
 
     def _do_configfile(self, args: list[str]) -> bool:
-        text = self._menu.read(self._located(args[0])) if args else None
-        if text is None or self._depth >= MAX_DEPTH:
+        """Run another file in a new context; a menu that it makes takes over for good."""
+        path = self._located(args[0]) if args else ""
+        text = self._menu.read(path) if path and path not in self._files else None
+        if text is None or self._budget.depth >= MAX_DEPTH:
             return False
-        self._scoped(Parser(text).file())
+        run = self._nested(path)
+        run.file(text)
+        if run._entries:
+            raise _OtherMenu(run)
         return True
 
     def _do_source(self, args: list[str]) -> bool:
-        return self._do_configfile(args)
+        text = self._menu.read(self._located(args[0])) if args else None
+        if text is None or self._budget.depth >= MAX_DEPTH:
+            return False
+        self.file(text)
+        return True
 
     def _do_blscfg(self, args: list[str]) -> bool:
         for target in self._menu.entries():
@@ -330,25 +339,37 @@ class _Run:
                 r"\$(?:\{(\w+)\}|(\w+))", lambda m: self._variables.get(m[1] or m[2], ""), target.cmdline
             )
             ready = Target(target.title, target.kernel, " ".join(cmdline.split()), target.initrds)
-            self._entries.append(_Entry(target.title, target.title, [], False, {}, ready))
+            self._entries.append(_Entry(self, [target.title], target.id, [], False, ready))
         return True
-
-    def _do_false(self, args: list[str]) -> bool:
-        return False
-
-    def _do_return(self, args: list[str]) -> bool:
-        raise _Return
 
     def _do_multiboot(self, args: list[str]) -> bool:
-        if args:
-            self._target = Target("", self._located(args[0]), " ".join(args[1:]), [])
-        return True
+        while args and args[0].startswith("--quirk-"):
+            args = args[1:]
+        return self._kernel("multiboot", args)
+
+    def _do_multiboot2(self, args: list[str]) -> bool:
+        return self._kernel("multiboot2", args)
+
+    def _kernel(self, protocol: Protocol, args: list[str]) -> bool:
+        """Load a kernel; what an earlier command loaded is gone (grub_loader_unset)."""
+        self._target = (
+            Target("", self._located(args[0]), loader_words(args[1:]), [], protocol) if args else None
+        )
+        return bool(args)
 
     def _do_module(self, args: list[str]) -> bool:
-        if args and self._target is not None:
-            if self._target.initrds:
-                self._target.kernel = ""  # a plan has room for one module: pass this entry over
-            self._target.initrds.append(self._located(args[0]))
+        return self._module("multiboot", args)
+
+    def _do_module2(self, args: list[str]) -> bool:
+        return self._module("multiboot2", args)
+
+    def _module(self, protocol: Protocol, args: list[str]) -> bool:
+        plain = args[:1] == ["--nounzip"]
+        args = args[plain:]
+        if not args or self._target is None or self._target.protocol != protocol:
+            return False  # GRUB: "you need to load the kernel first"
+        unpack = self._unpacks and not plain
+        self._target.modules.append(ModuleFile(self._located(args[0]), loader_words(args[1:]), unpack))
         return True
 
     def _located(self, path: str) -> str:
@@ -388,6 +409,23 @@ def _compare(left: int, operator: str, right: int) -> bool:
         "-eq": left == right, "-ne": left != right, "-lt": left < right,
         "-le": left <= right, "-gt": left > right, "-ge": left >= right,
     }.get(operator, False)  # fmt: skip
+
+
+def _first_step(choice: str) -> tuple[str, str]:
+    """Split `default` at its first single `>`; `>>` is a `>` in a title (normal/menu.c, menuentry_eq)."""
+    match = re.match(r"((?:[^>]|>>)*)(?:>(.*))?", choice, re.DOTALL)
+    assert match is not None
+    return match[1].replace(">>", ">").strip(), match[2] or ""
+
+
+def loader_words(words: list[str]) -> str:
+    """Join words into a command line as GRUB does for every kernel and module.
+
+    A word with a space in it is put into double quotes; quotes and backslashes
+    get a backslash.
+    """
+    escaped = [re.sub(r"""([\\'"])""", r"\\\1", word) for word in words]
+    return " ".join(f'"{word}"' if " " in word else word for word in escaped)
 
 
 def _without_newc(path: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tt.errors import BadInput
-from tt.vmm.boot import bootconfig, elf, images, linux, multiboot
+from tt.vmm.boot import bootconfig, elf, images, linux, multiboot, multiboot2
 from tt.vmm.boot.filetree import printable
+from tt.vmm.boot.kinds import MULTIBOOT, companion, kernel_kind
 from tt.vmm.boot.plan import BootPlan
 from tt.vmm.disk import refuse_special
 
@@ -39,7 +40,7 @@ def plan_boot(
     initrd: Path | None = None,
     append: str = "",
 ) -> BootPlan:
-    """Plan the boot of `guest`: a disk image, or a bzImage, vmlinux or Multiboot kernel.
+    """Plan the boot of `guest`: a disk image, or a bzImage, vmlinux, Multiboot or Multiboot2 kernel.
 
     `kernel` and `initrd` are host files that replace what the guest brings,
     `append` is added to the command line; `mem_bytes` is the size of RAM.  With
@@ -49,32 +50,32 @@ def plan_boot(
     """
     notes: list[str] = []
     cmdline = ""
-    kernel_bytes = initrd_bytes = None
+    kernel_bytes = initrd_bytes = kind = None
     if kernel is not None:
         kernel_bytes = read_file(kernel, bootconfig.MAX_KERNEL)
-        if guest is not None and kernel_kind(kernel_bytes) != multiboot.KIND:
+        kind = kernel_kind(kernel_bytes)
+        if guest is not None and kind not in MULTIBOOT:
             cmdline = f"root=/dev/{bootconfig.root_volume(images.open_image(guest))} rw"
     elif guest is None:
         raise BadInput("nothing to boot: give a disk image or --kernel")
     elif _kind_of_file(guest) is not None:
         kernel_bytes = read_file(guest, bootconfig.MAX_KERNEL)
+        kind = kernel_kind(kernel_bytes)
     else:
         entry = bootconfig.find_boot_entry(images.open_image(guest))
-        kernel_bytes, initrd_bytes, cmdline = entry.kernel, entry.initrd, entry.cmdline
+        kernel_bytes, initrd_bytes, cmdline, kind = entry.kernel, entry.initrd, entry.cmdline, entry.kind
         notes.append(f"boots {entry.description}")
-        if kernel_kind(kernel_bytes) is None:
+        if kind is None:
             raise BadInput(
                 f"{printable(entry.kernel_path)} in {guest} is no kernel tt can boot: give --kernel"
             )
-    if initrd is not None:
-        initrd_bytes = read_file(initrd, bootconfig.MAX_INITRD)
-    kind = kernel_kind(kernel_bytes)
     if kind is None:
-        raise BadInput(f"{kernel or guest} is no kernel: tt boots bzImage, ELF and Multiboot")
-    if kind == multiboot.KIND:
-        cmdline = " ".join(part for part in (cmdline, append) if part)
-    else:
-        cmdline = with_pc_defaults(cmdline, append)
+        raise BadInput(
+            f"{kernel or guest} is no kernel: tt boots bzImage, ELF, Multiboot and Multiboot2 kernels"
+        )
+    if initrd is not None:
+        initrd_bytes = companion(kind, read_file(initrd, bootconfig.MAX_INITRD))
+    cmdline = full_cmdline(kind, cmdline, append)
     plan = plan_boot_from_parts(kind, kernel_bytes, initrd_bytes, cmdline, mem_bytes)
     plan.description[:0] = notes
     return plan
@@ -92,10 +93,19 @@ def plan_boot_from_parts(
         linux.BZIMAGE: linux.plan_bzimage,
         linux.ELF: linux.plan_elf,
         multiboot.KIND: multiboot.plan_multiboot,
+        multiboot.OLD_KIND: multiboot.plan_old,
+        multiboot2.KIND: multiboot2.plan_multiboot2,
     }
     if kind not in planners:
         raise BadInput(f"unknown kind of kernel {kind!r}: the trace is damaged, or from a newer tt")
     return planners[kind](kernel, initrd, cmdline, mem_bytes)
+
+
+def full_cmdline(kind: str, cmdline: str, append: str) -> str:
+    """Return the image's command line with the user's words; only Linux gets words for this machine."""
+    if kind in (*MULTIBOOT, multiboot.OLD_KIND):
+        return " ".join(part for part in (cmdline, append) if part)
+    return with_pc_defaults(cmdline, append)
 
 
 def with_pc_defaults(cmdline: str, append: str = "") -> str:
@@ -145,23 +155,12 @@ def split_init(cmdline: str) -> tuple[list[str], list[str]]:
     return words[:at], words[at + 1 :]
 
 
-def kernel_kind(data: bytes) -> str | None:
-    """Return what kind of kernel `data` is, as `BootPlan.kind` names it; None for none."""
-    if linux.is_bzimage(data):
-        return linux.BZIMAGE
-    if multiboot.find_header(data) is not None:
-        return multiboot.KIND
-    if data[:4] == elf.MAGIC:
-        return linux.ELF
-    return None
-
-
 def _kind_of_file(path: Path) -> str | None:
     """Tell what kernel a host file is by its beginning; None for what may be a disk image."""
     head = _read_head(path)
     kind = kernel_kind(head)
     # The boot code of a disk could hold the Multiboot numbers; its signature decides.
-    if kind == multiboot.KIND and head[510:512] == b"\x55\xaa" and not head.startswith(elf.MAGIC):
+    if kind in MULTIBOOT and head[510:512] == b"\x55\xaa" and not head.startswith(elf.MAGIC):
         return None
     return kind
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
 from collections.abc import Callable
 
-from tt.vmm.boot.target import Target
+from tt.vmm.boot.target import ModuleFile, Target
 
 _MAX_INCLUDES = 16
 
 
-def parse_syslinux(text: str, read: Callable[[str], str | None]) -> list[Target]:
-    """Read a SYSLINUX configuration ; the default target comes first.
+def parse_syslinux(text: str, read: Callable[[str], str | None], directory: str) -> list[Target]:
+    """Read a SYSLINUX configuration; the default target comes first.
 
-    Paths are as written, relative to the configuration's directory.  `read`
-    gives the text of an included file, or None.
+    Relative paths are in `directory`, the configuration's.  `read` gives the
+    text of an included file, or None.
     """
-    return _Syslinux(read).targets(text)
+    return _Syslinux(read, directory).targets(text)
 
 
 class _Syslinux:
-    def __init__(self, read: Callable[[str], str | None]) -> None:
+    def __init__(self, read: Callable[[str], str | None], directory: str) -> None:
         self._read = read
+        self._directory = directory
         self._default = ""
         self._menu_default = ""
         self._append = ""
@@ -45,10 +48,12 @@ class _Syslinux:
 
     def _target(self, label: dict[str, str]) -> Target | None:
         kernel = label.get("kernel", label["label"])
-        if kernel.endswith((".c32", ".com", ".bin", ".0", ".bs")):
-            return None
         append = label.get("append", self._append)
         append = "" if append == "-" else append
+        if posixpath.basename(kernel) == "mboot.c32":
+            return self._multiboot(label["label"], append)
+        if kernel.endswith((".c32", ".com", ".bin", ".0", ".bs")):
+            return None
         initrd = label.get("initrd", "")
         rest = []
         for word in append.split():
@@ -56,7 +61,22 @@ class _Syslinux:
                 initrd = initrd or word[len("initrd=") :]
             else:
                 rest.append(word)
-        return Target(label["label"], kernel, " ".join(rest), [p for p in initrd.split(",") if p])
+        initrds = [self._path(p) for p in initrd.split(",") if p]
+        return Target(label["label"], self._path(kernel), " ".join(rest), initrds)
+
+    def _multiboot(self, title: str, append: str) -> Target | None:
+        """Read what mboot.c32 is told: `KERNEL WORDS --- MODULE WORDS --- ...`."""
+        files = [part.strip().partition(" ") for part in re.split(r"(?:^|\s)---(?:\s|$)", append)]
+        (kernel, _, words), *others = files
+        if not kernel or kernel.startswith("-"):
+            return None
+        modules = [
+            ModuleFile(self._path(path), text.strip(), unpack=True) for path, _, text in others if path
+        ]
+        return Target(title, self._path(kernel), words.strip(), [], "multiboot", modules)
+
+    def _path(self, path: str) -> str:
+        return posixpath.join(self._directory, path)
 
     def _file(self, text: str) -> None:
         for line in text.splitlines():
@@ -77,8 +97,8 @@ class _Syslinux:
                 self._default = value
             elif key == "menu" and value.lower() == "default" and self._labels:
                 self._menu_default = self._labels[-1]["label"]
-            elif key in ("kernel", "linux", "initrd", "append"):
-                key = "kernel" if key == "linux" else key
+            elif key in ("kernel", "linux", "com32", "initrd", "append"):
+                key = "kernel" if key in ("linux", "com32") else key
                 if self._labels:
                     self._labels[-1][key] = value
                 elif key == "append":
