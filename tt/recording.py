@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tt.events import Event, Kind
 from tt.log import BackgroundWriter, ConsoleCoalescer
+from tt.vmm import running
 from tt.vmm.config import MachineConfig, build_machine, open_disks
 from tt.vmm.engine import FOREVER
 from tt.vmm.live import LiveSource
@@ -52,11 +53,7 @@ class Recorder:
 
     def see(self, event: Event) -> None:
         """Log an event."""
-        if event.kind is Kind.IRQ:
-            # With each interrupt goes a checksum of the registers: a replay that
-            # strays is caught at the next interrupt, not at the next digest.
-            event = event._replace(data=self._machine.engine.register_checksum())
-        self.log(event)
+        self.log(with_checksum(self._machine, event))
 
     def log(self, event: Event) -> None:
         """Log an event as it is; one of kind IRQ has its checksum already."""
@@ -64,9 +61,9 @@ class Recorder:
             self.counts[whole.kind] += 1
             self._writer.add(whole)
 
-    def digest(self) -> None:
-        """Log the digests of the parts of the machine's state now."""
-        self._writer.add_digest(self._machine.tick, state_digest(self._machine))
+    def add_digest(self, tick: int, digest: bytes) -> None:
+        """Log a digest of the machine's state."""
+        self._writer.add_digest(tick, digest)
         self.digests += 1
 
     def checkpoint(self) -> int:
@@ -98,9 +95,120 @@ class Recorder:
         self._writer.seal(self._machine.tick, reason, summary)
 
 
+def with_checksum(machine: Machine, event: Event) -> Event:
+    """Return an event as it is logged: an interrupt with a checksum of the registers.
+
+    So a replay that strays is caught at the next interrupt, not at the next digest.
+    """
+    if event.kind is Kind.IRQ:
+        return event._replace(data=machine.engine.register_checksum())
+    return event
+
+
 def state_digest(machine: Machine) -> bytes:
     """Return what traces hold and replays compare: the digests of CPU, RAM, board, disks, 16 bytes each."""
     return b"".join(machine.digest_parts().values())
+
+
+class LiveRun:
+    """A live machine that is run in steps, with what is due written down after each.
+
+    What recordings and forks have in common.  It begins on an arrival at a tick.
+    `recorder` may be None: then the machine only runs.
+    """
+
+    def __init__(self, machine: Machine, recorder: Recorder | None, checkpoint_ticks: int | None) -> None:
+        self.machine = machine
+        self.is_arrival = True
+        """Whether the machine stands on first arrival at its tick, where nothing of the tick has happened."""
+        self._recorder = recorder
+        self._spacing = CHECKPOINT_EVERY_TICKS if checkpoint_ticks is None else checkpoint_ticks or FOREVER
+        self._next_checkpoint = FOREVER if recorder is None else machine.tick + self._spacing
+        self._next_digest = _digest_after(machine.tick)
+        self._digest: tuple[int, bytes] | None = None  # of the last arrival: another may take its place
+
+    def run(self, goal: int) -> Stop:
+        """Run to tick `goal`, or to what is due before that, or to what stops the machine.
+
+        The reasons are those of `tt.vmm.running.run`.  An arrival before `goal` has the
+        reason `tick` too.
+        """
+        return self._run(min(goal, self._next_digest, self._next_checkpoint), pausing=True)
+
+    def settle(self, goal: int = FOREVER) -> Stop:
+        """Go on to the next place that a replay finds too: an arrival at a tick, idling, or the end.
+
+        At most to tick `goal`; the source is not asked for pauses, and no time passes
+        for an idle guest.
+        """
+        return self._run(min(goal, self.machine.tick + 1), pausing=False)
+
+    def take_digest(self) -> None:
+        """Take the digest of the state here, on arrival; it is logged when the machine has moved on."""
+        self._digest = (self.machine.tick, state_digest(self.machine))
+
+    def take_checkpoint(self) -> None:
+        """Put the state into the trace, on arrival."""
+        if self._recorder is not None:
+            pages = self._recorder.checkpoint()
+            self._next_checkpoint = self.machine.tick + max(self._spacing, pages * TICKS_PER_PAGE)
+
+    def commit(self) -> None:
+        """Make everything so far safe."""
+        if self._recorder is not None:
+            self._recorder.commit()
+
+    def end(self, reason: str, host_s: float) -> None:
+        """Close the trace, with a digest of the last state, at a place that a replay finds too."""
+        if self._recorder is None:
+            return
+        at = "arrival"
+        if not self.is_arrival:
+            at = {"tick": "arrival"}.get(stop := self.settle().reason, stop)
+        if self.machine.ended is not None:
+            at = "power"
+        if self._digest is not None and self._digest[0] < self.machine.tick:
+            self._log_digest()
+        self.take_digest()
+        self._log_digest()
+        self._recorder.seal(
+            reason,
+            {
+                "at": at,
+                "ended": self.machine.ended,
+                "guest_ns": self.machine.now_ns,
+                "host_s": round(host_s, 3),
+                "engine": self.machine.engine.statistics,
+            },
+        )
+
+    def _run(self, target: int, pausing: bool) -> Stop:
+        machine, before = self.machine, self.machine.tick
+        stop = (
+            running.run(machine, target, pausing=pausing) if pausing else machine.run(target, pausing=False)
+        )
+        tick = machine.tick
+        if stop.reason != "tick" or tick > before:
+            self.is_arrival = stop.reason == "tick"
+        if self._digest is not None and self._digest[0] < tick:
+            self._log_digest()
+        if stop.reason == "tick":
+            if tick >= self._next_checkpoint:
+                self.take_checkpoint()
+            if tick >= self._next_digest:
+                self._next_digest = _digest_after(tick)
+                if self._recorder is not None:
+                    self.take_digest()
+        return stop
+
+    def _log_digest(self) -> None:
+        if self._digest is not None and self._recorder is not None:
+            self._recorder.add_digest(*self._digest)
+        self._digest = None
+
+
+def _digest_after(tick: int) -> int:
+    return (tick // DIGEST_EVERY_TICKS + 1) * DIGEST_EVERY_TICKS
 
 
 def record(
@@ -156,22 +264,13 @@ def record(
             machine.door.subscribe(on_event)
         if on_start is not None:
             on_start(machine)
-        spacing = CHECKPOINT_EVERY_TICKS if checkpoint_ticks is None else checkpoint_ticks
+        live = LiveRun(machine, recorder, checkpoint_ticks)
+        machine.engine.take_changes()  # power-on is not stored: the machine's description gives it
         deadline = None if timeout_s is None else begin + timeout_s
-        reason = _run(machine, source, recorder, max_ticks, deadline, spacing or FOREVER)
+        reason = _run(live, source, max_ticks, deadline)
+        live.end(reason, time.monotonic() - begin)
         result = Recording(output, machine.tick, machine.now_ns, reason, host_s=time.monotonic() - begin)
         if recorder is not None:
-            if machine.ended is not None:
-                recorder.digest()
-            recorder.seal(
-                reason,
-                {
-                    "ended": machine.ended,
-                    "guest_ns": machine.now_ns,
-                    "host_s": round(time.monotonic() - begin, 3),
-                    "engine": machine.engine.statistics,
-                },
-            )
             result.counts = recorder.counts
             result.digests = recorder.digests
         return result
@@ -190,32 +289,15 @@ def meta_of(config: MachineConfig) -> dict[str, object]:
     }
 
 
-def _run(
-    machine: Machine,
-    source: LiveSource,
-    recorder: Recorder | None,
-    max_ticks: int,
-    deadline: float | None,
-    checkpoint_ticks: int,
-) -> str:
-    next_digest = DIGEST_EVERY_TICKS
-    next_checkpoint = checkpoint_ticks if recorder is not None else FOREVER
-    machine.engine.take_changes()  # power-on is not stored: the machine's description gives it
+def _run(live: LiveRun, source: LiveSource, max_ticks: int, deadline: float | None) -> str:
+    """Run until something ends the recording; return what."""
     while True:
-        stop = machine.run(min(max_ticks, next_digest, next_checkpoint))
+        stop = live.run(max_ticks)
         if stop.reason == "tick":
-            if recorder is not None and stop.tick >= min(max_ticks, next_checkpoint):
-                pages = recorder.checkpoint()
-                next_checkpoint = stop.tick + max(checkpoint_ticks, pages * TICKS_PER_PAGE)
-            if recorder is not None and stop.tick >= min(max_ticks, next_digest):
-                recorder.digest()
             if stop.tick >= max_ticks:
                 return f"reached {max_ticks:,} ticks"
-            if stop.tick >= next_digest:
-                next_digest += DIGEST_EVERY_TICKS
         elif stop.reason == "pause":
-            if recorder is not None:
-                recorder.commit()
+            live.commit()
             source.breathed()
             if source.stop_requested:
                 return source.stop_reason

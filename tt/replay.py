@@ -7,29 +7,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tt.checker import Checker, describe
 from tt.errors import BadInput, Divergence
 from tt.events import ANSWERS, INPUTS, Event, Kind
-from tt.log import ConsoleCoalescer, EventsAhead, Trace, contents_digest
+from tt.log import EventsAhead, Trace
 from tt.log.checkpoints import PAGE, StoredCheckpoint, set_bits
 from tt.log.disk_writer import DISK_ONLY
 from tt.recording import state_digest
+from tt.vmm import running
 from tt.vmm.config import MachineConfig, build_machine, open_disks
 from tt.vmm.engine import FOREVER
-from tt.vmm.machine import Machine
+from tt.vmm.machine import Machine, Stop
 
 PARTS = ("cpu", "ram", "board", "disks")
+_GOES_ON = ("tick", "break", "watch", "catch")
 
 
 class TraceSource:
     """Answers and inputs from a trace, for a machine that has just arrived at `first_tick`."""
 
     def __init__(self, trace: Trace, first_tick: int = 0) -> None:
+        self.is_enough: Callable[[], bool] = lambda: False  # whether the machine is to come back
+        self._first_tick = first_tick
         self._answers = EventsAhead(trace, ANSWERS, first_tick)
         self._inputs = EventsAhead(trace, INPUTS, first_tick)
 
     def answer(self, tick: int, kind: Kind, unit: int, live: Callable[[], bytes]) -> bytes:
         """Return what was answered then."""
         event = self._answers.take()
+        while event is not None and event.tick == self._first_tick < tick:
+            event = self._answers.take()  # given before the arrival there
         if event is None or (event.tick, event.kind, event.unit) != (tick, kind, unit):
             recorded = "nothing more" if event is None else describe(event)
             raise Divergence(
@@ -57,7 +64,7 @@ class TraceSource:
         """Let as much time pass as passed then."""
         event = self._inputs.peek()
         if event is None:
-            return most_ns  # past the end of the record
+            return None if most_ns or most_ns is None else 0  # the record has nothing more
         if event.kind is not Kind.WAKE or event.tick != tick:
             raise Divergence(
                 f"replay diverges at tick {tick:,}: the guest idles, the record has {describe(event)}"
@@ -66,60 +73,22 @@ class TraceSource:
         return event.value
 
     def wants_pause(self, tick: int) -> bool:
-        """Never."""
-        return False
+        """Whether the owner has all that it wants."""
+        return self.is_enough()
 
 
-class Checker:
-    """The subscriber that compares whatever passes the door with the record."""
+def run_on(machine: Machine, until: int) -> Stop:
+    """Run a replaying machine to tick `until`, or to what its engine was told to stop at.
 
-    def __init__(self, machine: Machine, trace: Trace) -> None:
-        self.checked = 0
-        self._machine = machine
-        self._end_tick = trace.end_tick
-        self._expected = trace.numbered_events()
-        self._coalescer = ConsoleCoalescer()
-        machine.door.subscribe(self.see)
-
-    def see(self, event: Event) -> None:
-        """Compare an event; raises `Divergence`."""
-        if event.kind is Kind.IRQ:
-            event = event._replace(data=self._machine.engine.register_checksum())
-        elif event.kind is Kind.DISK_WRITE:
-            event = event._replace(data=contents_digest(event.data))
-        for whole in self._coalescer.add(event):
-            self._compare(whole)
-
-    def _compare(self, event: Event) -> None:
-        number, expected = next(self._expected, (self.checked, None))
-        if expected is None:
-            if event.tick < self._end_tick:
-                raise Divergence(
-                    f"replay diverges at tick {event.tick:,}: {describe(event)} happens, "
-                    "the record has nothing more"
-                )
-            return
-        if event != expected:
-            raise Divergence(
-                f"replay diverges at tick {min(event.tick, expected.tick):,}, event #{number}: "
-                f"recorded {describe(expected)}, replayed {describe(event)}{_difference(event, expected)}"
-            )
-        self.checked += 1
-
-
-def describe(event: Event) -> str:
-    """Return an event in words."""
-    data = event.data[:16].hex() + ("..." if len(event.data) > 16 else "")
-    return (
-        f"{event.kind.name.lower().replace('_', ' ')} at tick {event.tick:,} "
-        f"(unit {event.unit}, value {event.value:#x}{', data ' + data if data else ''})"
-    )
-
-
-def _difference(event: Event, expected: Event) -> str:
-    if event.kind is Kind.IRQ and event._replace(data=b"") == expected._replace(data=b""):
-        return ": the registers differ"
-    return ""
+    Raises `Divergence` where it ends, or idles with nothing recorded to wake it.
+    """
+    stop = running.run(machine, until)
+    if stop.reason not in _GOES_ON:
+        raise Divergence(
+            f"replay diverges at tick {stop.tick:,}: the machine stops "
+            f"({stop.detail or stop.reason}), the record goes on to {until:,}"
+        )
+    return stop
 
 
 class Replay:
@@ -135,7 +104,8 @@ class Replay:
         self.trace = trace
         self.config = config_of(trace)
         disks = open_disks(self.config, bases or extract_embedded(trace, self.config), check=check_bases)
-        self.machine = build_machine(self.config, disks, TraceSource(trace))
+        self._source = TraceSource(trace)
+        self.machine = build_machine(self.config, disks, self._source)
         self.checker = Checker(self.machine, trace)
         self.digests_checked = 0
         self._digests = trace.digests()
@@ -151,38 +121,67 @@ class Replay:
         """Run forward to `tick`, comparing every event and digest on the way; raises `Divergence`."""
         while True:
             digest = self._next_digest
-            target = tick
-            if digest is not None and digest[0] <= tick and not self._is_final(digest[0]):
-                target = digest[0]
-            stop = self.machine.run(target)
-            if stop.reason != "tick" and self.machine.tick < target:
-                raise Divergence(
-                    f"replay diverges at tick {stop.tick:,}: the machine stops "
-                    f"({stop.detail or stop.reason}), the record goes on to {target:,}"
-                )
-            if digest is not None and target == digest[0] and not self._is_final(digest[0]):
+            due = digest is not None and digest[0] <= tick and not self._is_final(digest[0])
+            target = digest[0] if due and digest is not None else tick
+            run_on(self.machine, target)
+            if due and digest is not None:
                 self._check_digest(*digest)
             if self.machine.tick >= tick:
                 return
 
     def finish(self) -> None:
-        """Run to the end of the record, and through its last events if the machine ended there."""
+        """Run to the end of the record, and through all that happened at its last tick."""
         self.run_to(self.trace.end_tick)
-        ended = self.trace.summary.get("ended") if self.trace.sealed else None
-        if ended is None:
-            return
-        stop = self.machine.run(FOREVER if self.machine.ended else self.trace.end_tick + 1)
+        if self.trace.end_state == "power":
+            self._power_off()
+        elif self.trace.end_state == "idle":
+            self._idle_out()
+        else:
+            self._use_up()
+        if self.trace.sealed or not self.checker.is_through:
+            self.checker.finish()
+        if self._next_digest is not None:
+            self._check_digest(*self._next_digest)
+        guest_ns = self.trace.summary.get("guest_ns") if self.trace.end_state else None
+        if guest_ns is not None and guest_ns != self.machine.now_ns:
+            raise Divergence(
+                f"replay diverges at tick {self.tick:,}: guest time is {self.machine.now_ns:,} ns "
+                f"at the end, and was {guest_ns:,} ns"
+            )
+
+    def _power_off(self) -> None:
+        """See the machine end as it ended."""
+        ended = self.trace.summary.get("ended")
+        stop = running.run(self.machine, FOREVER if self.machine.ended else self.trace.end_tick + 1)
         if stop.reason != "power" or stop.detail != ended:
             raise Divergence(
                 f"replay diverges at tick {stop.tick:,}: the recording ended there ({ended}), "
                 f"the replay goes on ({stop.detail or stop.reason})"
             )
-        if self._next_digest is not None:
-            self._check_digest(*self._next_digest)
+
+    def _idle_out(self) -> None:
+        """Let the guest idle as long as it did."""
+        stop = running.run(self.machine, self.trace.end_tick + 1)
+        if stop.reason != "idle":
+            raise Divergence(
+                f"replay diverges at tick {stop.tick:,}: the recording ended while the guest was idle, "
+                f"the replay does not idle there ({stop.detail or stop.reason})"
+            )
+
+    def _use_up(self) -> None:
+        """Relive what the record has of its last tick: a recording may be cut off in the middle of it."""
+        if self.trace.sealed:
+            self.checker.flush()
+        self._source.is_enough = lambda: self.checker.is_through
+        try:
+            if not self.checker.is_through and self.machine.ended is None:
+                running.run(self.machine, self.trace.end_tick + 1)
+        finally:
+            self._source.is_enough = lambda: False
 
     def _is_final(self, tick: int) -> bool:
-        """Whether the digest at `tick` was taken after the machine had ended by itself."""
-        return tick == self.trace.end_tick and self.trace.sealed and bool(self.trace.summary.get("ended"))
+        """Whether the digest at `tick` is of the last state of all, after the events of the last tick."""
+        return tick == self.trace.end_tick and self.trace.end_state in ("idle", "power")
 
     def _check_digest(self, tick: int, recorded: bytes) -> None:
         found = state_digest(self.machine)
@@ -312,7 +311,7 @@ def _narrow(
     if tamper is not None:
         tamper(one)
     for machine in (one, two):
-        machine.run(good)
+        running.run(machine, good)
     low, high = good, bad
     saved = one.snapshot(), two.snapshot()
     for machine in (one, two):
@@ -351,7 +350,7 @@ def _unchecked(trace: Trace, bases: dict[int, Path] | None) -> Machine:
 
 def _run_quietly(machine: Machine, tick: int) -> None:
     try:
-        machine.run(tick)
+        running.run(machine, tick)
     except Divergence:
         return
 

@@ -10,6 +10,7 @@ import pytest
 from adversary_rig import build, debian_config, demo_config, watched
 
 from tt.events import Event
+from tt.vmm import running
 from tt.vmm.config import MachineConfig
 
 
@@ -19,7 +20,7 @@ def straight(config: MachineConfig, stops: list[int]) -> tuple[list[bytes], list
     events = watched(machine)
     digests = []
     for stop in stops:
-        machine.run(stop)
+        running.run(machine, stop)
         assert machine.tick == stop
         digests.append(machine.digest())
     return digests, events
@@ -36,12 +37,12 @@ def cycle(config: MachineConfig, stops: list[int], seed: int, overshoot: int, tw
     machine, other = build(config), build(config)
     events, other_events = watched(machine), watched(other)
     for number, (stop, digest) in enumerate(zip(stops, expected, strict=True)):
-        machine.run(stop)
+        running.run(machine, stop)
         assert (machine.tick, machine.digest()) == (stop, digest), (
             f"cycle {number} of seed {seed}: at the stop"
         )
         saved = machine.snapshot()
-        machine.run(min(stop + chance.randrange(1, overshoot), stops[-1]))
+        running.run(machine, min(stop + chance.randrange(1, overshoot), stops[-1]))
         if twins and chance.random() < 0.3:
             machine, other = other, machine
             events, other_events = other_events, events
@@ -51,7 +52,7 @@ def cycle(config: MachineConfig, stops: list[int], seed: int, overshoot: int, tw
         # What happens after a detour is what happened without one.
         del events[:]
         until = min(stop + chance.randrange(1, overshoot), stops[-1])
-        machine.run(until)
+        running.run(machine, until)
         reached = machine.tick
         low, high = bisect.bisect_left(ticks, stop), bisect.bisect_left(ticks, reached)
         happened = [event for event in events if event.tick < reached]
@@ -93,9 +94,11 @@ def test_debian_200(debian: Path) -> None:
 def test_the_end_is_the_same_without_stops(demo: Path) -> None:
     machine, stopping = build(demo_config(demo)), build(demo_config(demo))
     whole, pieces = watched(machine), watched(stopping)
-    machine.run()
+    running.run(machine)
     chance = random.Random(5)
-    while stopping.run(stopping.tick + chance.choice((1, 7, 1000, 50_000, 400_000))).reason == "tick":
+    while (
+        running.run(stopping, stopping.tick + chance.choice((1, 7, 1000, 50_000, 400_000))).reason == "tick"
+    ):
         if chance.random() < 0.05:
             stopping.engine.forget_code()
     assert whole == pieces

@@ -23,13 +23,13 @@ def at(tick: int, deed: Deed) -> Callable[[Machine], None]:
     def tamper(machine: Machine) -> None:
         run = machine.run
 
-        def tampered(until: int = FOREVER) -> Stop:
+        def tampered(until: int = FOREVER, *, pausing: bool = True) -> Stop:
             if machine.tick < tick <= until:
-                stop = run(tick)
+                stop = run(tick, pausing=pausing)
                 if stop.reason != "tick":
                     return stop
                 deed(machine)
-            return run(until)
+            return run(until, pausing=pausing)
 
         machine.run = tampered  # type: ignore[method-assign]
 

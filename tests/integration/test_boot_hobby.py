@@ -12,6 +12,7 @@ from boot_rig import EPOCH, Boot, replays_exactly
 
 from tt.log import Trace
 from tt.replay import Replay, TraceSource, config_of
+from tt.vmm import running
 from tt.vmm.config import MachineConfig, build_machine, configure_pc, open_disks
 
 SOURCES = Path(__file__).parents[2] / "examples" / "hobby-os"
@@ -144,14 +145,14 @@ def test_stops_and_snapshots_anywhere(hobby: Path, tmp_path: Path) -> None:
         machine = build_machine(plain, open_disks(plain))
         for i in range(0, len(stops) - 1, 2):
             machine.door.source = TraceSource(trace, machine.tick)
-            machine.run(stops[i])
+            running.run(machine, stops[i])
             assert machine.digest() == straight[i]
             snapshot = machine.snapshot()
-            machine.run(stops[i + 1])
+            running.run(machine, stops[i + 1])
             assert machine.digest() == straight[i + 1]
             machine.restore(snapshot)
             machine.engine.forget_code()
             assert (machine.tick, machine.digest()) == (stops[i], straight[i])
             machine.door.source = TraceSource(trace, machine.tick)
-            machine.run(stops[i + 1])
+            running.run(machine, stops[i + 1])
             assert machine.digest() == straight[i + 1]

@@ -17,7 +17,7 @@ MODULES = [path for path in FILES if path.suffix == ".py"]
 
 # Which rooms a room may import from, beside itself: docs/design.md, "Rooms and the direction of imports".
 BASE = {"errors", "events", "position"}
-RECORDING = BASE | {"log", "vmm", "recording", "replay"}
+RECORDING = BASE | {"log", "vmm", "recording", "checker", "replay"}
 TRAVELLING = RECORDING | {"inspect", "travel", "symbols", "chronus"}
 MAY_IMPORT = {
     "errors": set(),
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "vmm": BASE,
     "guests": BASE | {"vmm"},
     "recording": BASE | {"log", "vmm"},
+    "checker": BASE | {"log", "vmm", "recording"},
     "replay": RECORDING,
     "symbols": RECORDING,
     "inspect": RECORDING | {"symbols"},

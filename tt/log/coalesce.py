@@ -24,12 +24,19 @@ class ConsoleCoalescer:
     Runs depend on nothing but the events, so a replay that feeds its own events
     through a coalescer gets the same runs, however the recording was cut into
     commits.  Feed it every event, in order, and log what it returns.
+
+    It begins with `run` gathered already, the first byte of it at `tick`.
     """
 
-    def __init__(self) -> None:
-        self._tick = 0
-        self._unit = 0
-        self._run = bytearray()
+    def __init__(self, tick: int = 0, unit: int = 0, run: bytes = b"") -> None:
+        self._tick = tick
+        self._unit = unit
+        self._run = bytearray(run)
+
+    @property
+    def pending(self) -> tuple[int, int, bytes]:
+        """The tick, unit and bytes of the run under way; zeros and no bytes where there is none."""
+        return (self._tick, self._unit, bytes(self._run)) if self._run else (0, 0, b"")
 
     def add(self, event: Event) -> Sequence[Event]:
         """Take the next event; return the events that are complete, in order."""

@@ -406,6 +406,17 @@ class Trace:
         if not isinstance(self.summary, dict):
             raise self.damaged("its summary is no table")
 
+    @property
+    def end_state(self) -> str:
+        """What the last digest is of: `arrival` at the last tick, `idle` or `power` after its events.
+
+        Empty where that is not known: in a recording that was cut off, or is of an older version.
+        """
+        if not self.sealed:
+            return ""
+        state = self.summary.get("at", "power" if self.summary.get("ended") else "")
+        return state if state in ("arrival", "idle", "power") else ""
+
     @cached_property
     def chunks(self) -> list[Chunk]:
         """All chunks of events, checked to follow one another with none missing."""

@@ -10,10 +10,11 @@ a place is as near as the pages that are used there.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tt.checker import Progress
 from tt.errors import BadInput, EngineError
 from tt.log._pages import ChangeIndex
 from tt.log.checkpoints import StoredCheckpoint
@@ -52,6 +53,7 @@ class KeptCheckpoint:
     state: dict[str, Any]
     pages: dict[int, bytes | memoryview]
     changed: bytes
+    progress: tuple[Progress, ...]
 
     def page(self, number: int) -> bytes | memoryview:
         """Return what a page that changed held."""
@@ -76,10 +78,12 @@ class CheckpointStore:
         disks: Sequence[RecordedDisk],
         stored: Sequence[StoredCheckpoint],
         budget: int,
+        progress: Callable[[], tuple[Progress, ...]],
     ) -> None:
         self.budget = budget
         self._machine = machine
         self._disks = disks
+        self._progress = progress  # of the comparison with the record
         self._bitmap_size = (machine.engine.size // PAGE + 7) // 8
         first = self._first = self._capture()
         self._base = first.tick  # the checkpoint that the machine last was at
@@ -152,8 +156,11 @@ class CheckpointStore:
         self._thin()
         self._look_from(tick)
 
-    def restore(self, tick: int) -> None:
-        """Put the machine back to the checkpoint at `tick`; raises `BadInput` when that is damaged."""
+    def restore(self, tick: int) -> tuple[Progress, ...] | None:
+        """Put the machine back to the checkpoint at `tick`; raises `BadInput` when that is damaged.
+
+        Return how far the comparison with the record was there, where that is known.
+        """
         machine = self._machine
         to, base = bisect_left(self._ticks, tick), bisect_left(self._ticks, self._base)
         checkpoint = self._checkpoints[to]
@@ -171,6 +178,7 @@ class CheckpointStore:
             if isinstance(checkpoint, KeptCheckpoint):
                 raise
             raise BadInput(f"the checkpoint at tick {tick:,} is damaged ({e})") from None
+        return checkpoint.progress if isinstance(checkpoint, KeptCheckpoint) else None
 
     def forget_stored(self) -> bool:
         """Do without what the trace holds, from power-on, where one stands then; false if it holds nothing.
@@ -198,7 +206,12 @@ class CheckpointStore:
             changed[number >> 3] |= 1 << (number & 7)
             pages[number] = view[i * PAGE : (i + 1) * PAGE]
         return KeptCheckpoint(
-            self._machine.tick, engine.ram_digest(), self._machine.save(), pages, bytes(changed)
+            self._machine.tick,
+            engine.ram_digest(),
+            self._machine.save(),
+            pages,
+            bytes(changed),
+            self._progress(),
         )
 
     def _look_from(self, tick: int) -> None:

@@ -2,7 +2,8 @@
 
 Python raises `KeyboardInterrupt` between any two of its instructions: in a
 device's handler, say, half of whose work is then lost.  So while a timeline
-runs, the signal is only noted, and raised where it tells its progress.
+runs, the signal is only noted, and raised where it tells its progress; a fork
+looks at the note itself.
 """
 
 from __future__ import annotations
@@ -53,3 +54,25 @@ def deferred(timeline: Timeline) -> Iterator[None]:
         timeline.progress = outer
     if pressed:  # after the last look at it: it must not be lost
         raise KeyboardInterrupt
+
+
+@contextmanager
+def noted() -> Iterator[list[int]]:
+    """Let Ctrl-C only put its signal's number into the list that is given."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or before is signal.SIG_IGN:
+        yield seen
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -11,18 +11,19 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tt.checker import Checker
 from tt.errors import BadInput, Divergence, UsageError
 from tt.log import Trace
 from tt.log.checkpoints import StoredCheckpoint
 from tt.recording import state_digest
-from tt.replay import TraceSource, config_of, extract_embedded
+from tt.replay import TraceSource, config_of, extract_embedded, run_on
 from tt.travel import search, sources, stepping, writes
 from tt.travel.checkpoints import ODD_STATE, CheckpointStore
 from tt.travel.disks import RecordedDisk, histories
 from tt.travel.stops import Arrival, Stops
 from tt.travel.writes import Write
 from tt.vmm.config import build_machine, open_disks
-from tt.vmm.machine import Machine
+from tt.vmm.machine import Machine, Stop
 
 if TYPE_CHECKING:
     from tt.travel.branches.fork import Fork
@@ -70,7 +71,11 @@ class Timeline:
             stored = trace.checkpoints if checkpoints else []
         except BadInput as e:
             self.damage = str(e)
-        self._store = CheckpointStore(self.machine, disks, stored, memory_budget)
+        self._checker = Checker(self.machine, trace)
+        self._store = CheckpointStore(
+            self.machine, disks, stored, memory_budget, lambda: self._checker.progress
+        )
+        self._astray = False  # a run was cut off in the middle of something
         self._digests = dict(trace.digests())
         self._checked: set[int] = set()
 
@@ -129,7 +134,7 @@ class Timeline:
             if not self._store.forget_stored():
                 raise
             self.damage = str(e) if isinstance(e, BadInput) else f"a checkpoint is damaged ({e})"
-            self.machine.door.source = TraceSource(self.trace, self.tick)
+            self._restore(self.tick)
             self._go(tick)
 
     def step(self, count: int = 1) -> None:
@@ -216,6 +221,17 @@ class Timeline:
         if self._keep:
             self._store.take()
 
+    def run_on(self, until: int) -> Stop:
+        """Run to tick `until`, or to what the engine was told to stop at, comparing all that happens.
+
+        Raises `Divergence`; the machine is of no use then until the next `seek` puts it back.
+        """
+        try:
+            return run_on(self.machine, until)
+        except BaseException:
+            self._astray = True
+            raise
+
     def passing(self) -> None:
         """Take note of having run up to here: keep new ground, tell `progress`."""
         if self._keep and self.tick - self._store.nearest(self.tick) >= self._spacing:
@@ -243,13 +259,18 @@ class Timeline:
 
     def _go(self, tick: int) -> None:
         nearest = self._store.nearest(tick)
-        if tick < self.tick or nearest > self.tick:
+        if tick < self.tick or nearest > self.tick or self._astray:
             self._restore(nearest)
         self._forward(tick)
 
     def _restore(self, tick: int) -> None:
-        self._store.restore(tick)
+        progress = self._store.restore(tick)
         self.machine.door.source = TraceSource(self.trace, tick)
+        if progress is None:
+            self._checker.go_to(tick)
+        else:
+            self._checker.go_back_to(progress)
+        self._astray = False
 
     def _forward(self, tick: int) -> None:
         """Run to `tick` with nothing to stop at, leaving checkpoints on new ground."""
@@ -260,19 +281,14 @@ class Timeline:
                 target = min(tick, self.tick + self._spacing)
             checked = [t for t in self._digests if self.tick < t <= target and t not in self._checked]
             target = min([target, *checked])
-            stop = self.machine.run(target)
-            if stop.reason != "tick":
-                raise Divergence(
-                    f"replay diverges at tick {stop.tick:,}: the machine stops "
-                    f"({stop.detail or stop.reason}), the record goes on to {tick:,}"
-                )
+            self.run_on(target)
             self._check_digest()
             self.passing()
 
     def _check_digest(self) -> None:
         """Compare with the record's digest of this tick, once."""
         tick = self.tick
-        is_final = tick == self.end_tick and bool(self.trace.summary.get("ended"))
+        is_final = tick == self.end_tick and self.trace.end_state in ("idle", "power")
         if tick not in self._digests or tick in self._checked or is_final:
             return
         if state_digest(self.machine) != self._digests[tick]:

@@ -34,9 +34,10 @@ class Stop:
 
     `reason` is `tick` (the tick asked for was reached), `power` (the machine
     ended by itself; `detail` says how), `pause` (the source of inputs wants
-    attention), `idle` (nothing will ever wake the guest again), `break` (about to
-    execute an instruction with a breakpoint), `watch` (an instruction touched
-    watched bytes: `engine.hit`) or `catch` (`engine.caught`).  With these three, `is_arrival`
+    attention), `idle` (the CPU waits for an interrupt, and wakes by itself after
+    `wakes_in_ns` of guest time, or never: None), `break` (about to execute an
+    instruction with a breakpoint), `watch` (an instruction touched watched bytes:
+    `engine.hit`) or `catch` (`engine.caught`).  With these three, `is_arrival`
     says whether the state is that of the first arrival at the tick; at others
     something has happened there already.
     """
@@ -45,6 +46,7 @@ class Stop:
     tick: int
     detail: str = ""
     is_arrival: bool = True
+    wakes_in_ns: int | None = None
 
 
 class Machine(abc.ABC):
@@ -55,6 +57,8 @@ class Machine(abc.ABC):
     """
 
     kind = ""
+    retires_first = False
+    """Whether an instruction that does something outside counts as retired when that is told to the door."""
 
     def __init__(
         self,
@@ -118,13 +122,18 @@ class Machine(abc.ABC):
         """Guest time in ns since power-on."""
         return self.clock.now()
 
-    def run(self, until: int = FOREVER) -> Stop:
-        """Run to tick `until`, before any event of that tick, or to whatever ends the run first."""
+    def run(self, until: int = FOREVER, *, pausing: bool = True) -> Stop:
+        """Run to tick `until`, before any event of that tick, or to whatever ends the run first.
+
+        It never sleeps, and never decides that time passes: where the guest idles it
+        returns, and its owner calls `let_pass` (`tt.vmm.running` does).  With `pausing`
+        False the source is not asked whether it wants a pause.
+        """
         while True:
             tick = self.engine.tick
             if tick >= until:
                 return Stop("tick", tick)
-            if self.ended is None and self.door.wants_pause():
+            if pausing and self.ended is None and self.door.wants_pause():
                 return Stop("pause", tick)
             if self.ended is None:
                 for event in self.door.take_inputs():
@@ -140,9 +149,9 @@ class Machine(abc.ABC):
                 return Stop("power", tick, self.ended)
             self._attend()
             if self.halted:
-                if not self._idle():
-                    return Stop("pause" if self.door.wants_pause() else "idle", tick)
-                continue
+                wake_ns = self._wake_ns()
+                left_ns = None if wake_ns is None else max(0, wake_ns - self.clock.now())
+                return Stop("idle", tick, is_arrival=False, wakes_in_ns=left_ns)
             if self.ended is None:
                 stop = min(until, tick + SLICE_TICKS)
                 due = self.door.next_input()
@@ -201,17 +210,12 @@ class Machine(abc.ABC):
             # Told as any other write too, so that the disk writes of a trace are all of them.
             self.door.note(Kind.DISK_WRITE, event.unit, event.value, event.data)
 
-    def _idle(self) -> bool:
-        """Let an idle guest's time pass; false if it can never wake."""
-        wake = self._wake_ns()
-        now = self.clock.now()
-        most = None if wake is None else max(0, wake - now)
-        passed = self.door.idle(most)
-        if passed is None:
-            return False
-        self.clock.idle_ns += passed
-        self.engine.idle_ns = self.clock.idle_ns
-        return True
+    def let_pass(self, ns: int) -> None:
+        """Let `ns` of guest time pass for an idle guest, and tell the door; `run` goes on from there."""
+        if ns:
+            self.door.note(Kind.WAKE, value=ns)
+            self.clock.idle_ns += ns
+            self.engine.idle_ns = self.clock.idle_ns
 
     def end(self, how: str) -> None:
         """End the machine: it stops after the current instruction."""

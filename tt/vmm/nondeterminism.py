@@ -41,11 +41,11 @@ class Source(Protocol):
         ...
 
     def idle(self, tick: int, most_ns: int | None) -> int | None:
-        """Let an idle guest's time pass.
+        """Say how much of an idle guest's time passes now; may sleep meanwhile.
 
         `most_ns` is the guest time until it wakes by itself, None if it never
-        does.  Returns the ns that passed (fewer than `most_ns` if an input
-        came first), or None when nothing will ever wake it.
+        does.  Returns ns (fewer than `most_ns` if an input came first), or None
+        where none passes: its owner wants it back, or nothing will ever wake it.
         """
         ...
 
@@ -118,14 +118,6 @@ class Door:
             event = event._replace(tick=tick)
             self._tell(event)
             yield event
-
-    def idle(self, most_ns: int | None) -> int | None:
-        """Let an idle guest's time pass; see `Source.idle`.  Time that passed is told as a WAKE event."""
-        tick = self._tick()
-        passed = self.source.idle(tick, most_ns)
-        if passed:
-            self._tell(Event(tick, Kind.WAKE, 0, passed))
-        return passed
 
     def wants_pause(self) -> bool:
         """Whether the machine is to stop running and return to its owner."""

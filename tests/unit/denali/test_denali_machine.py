@@ -11,6 +11,7 @@ import pytest
 from denali_rig import KIT, MANUAL
 
 from tt.events import Event, Kind
+from tt.vmm import running
 from tt.vmm.denali.guest_build import build_guest
 from tt.vmm.denali.image import GuestImage
 from tt.vmm.denali.registers import EventBit
@@ -64,7 +65,7 @@ class Run:
         self.machine.door.subscribe(self.events.append)
 
     def finish(self) -> Run:
-        stop = self.machine.run()
+        stop = running.run(self.machine)
         assert (stop.reason, stop.detail) == ("power", "terminated with status 0"), stop
         return self
 
@@ -128,9 +129,9 @@ def test_ticks_are_exact(demo: Path, tmp_path: Path) -> None:
 def test_going_back_and_on_again(demo: Path, tmp_path: Path, quanta: int) -> None:
     run = Run(demo, tmp_path)
     machine = run.machine
-    machine.run(quanta * machine.board.quantum_ticks)  # where a hand-over is due, before it
+    running.run(machine, quanta * machine.board.quantum_ticks)  # where a hand-over is due, before it
     points = [(machine.snapshot(), machine.digest(), len(run.events))]
-    machine.run(machine.tick + 12_345)
+    running.run(machine, machine.tick + 12_345)
     points.append((machine.snapshot(), machine.digest(), len(run.events)))
     run.finish()
     events, end = list(run.events), machine.digest()
@@ -146,7 +147,7 @@ def test_going_back_and_on_again(demo: Path, tmp_path: Path, quanta: int) -> Non
 def test_runs_in_pieces_are_the_same(demo: Path, tmp_path: Path) -> None:
     whole, pieces = Run(demo, tmp_path, blocks=4), Run(demo, tmp_path, blocks=4)
     whole.finish()
-    while pieces.machine.run(pieces.machine.tick + 99_991).reason == "tick":
+    while running.run(pieces.machine, pieces.machine.tick + 99_991).reason == "tick":
         pass
     assert pieces.events == whole.events
     assert pieces.machine.digest() == whole.machine.digest()
@@ -313,14 +314,14 @@ int main(void)
 )  # fmt: skip
 def test_ends(tmp_path: Path, body: str, detail: str) -> None:
     guest = build(tmp_path, f'#include "denali.h"\nint main(void) {{ {body} return 0; }}\n')
-    stop = Run(guest, tmp_path).machine.run()
+    stop = running.run(Run(guest, tmp_path).machine)
     assert stop.reason == "power"
     assert detail in stop.detail
 
 
 def test_an_idle_without_an_end(tmp_path: Path) -> None:
     guest = build(tmp_path, '#include "denali.h"\nint main(void) { idle_with_timeout(~0ul); return 0; }\n')
-    assert Run(guest, tmp_path).machine.run().reason == "idle"
+    assert running.run(Run(guest, tmp_path).machine).reason == "idle"
 
 
 def test_a_handler_may_switch_threads(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_killed_in_the_middle_it_opens_to_its_last_commit(timeline: Timeline, tm
     fork = timeline.fork(tmp_path / "x.tt")
     fork.set_register("r9", 1)
     fork.run(5000)
-    fork._recorder.commit()
+    fork._live.commit()
     fork._writer.wait()
     fork._let_go()  # as a killed process would, it seals nothing
     with Trace.open(fork.path) as child:

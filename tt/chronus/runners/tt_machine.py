@@ -26,6 +26,7 @@ from tt.chronus.search.verdicts import ProbeError
 from tt.chronus.store.view import DiskView, TrackedView
 from tt.errors import BadInput
 from tt.events import Event, Kind
+from tt.vmm import running
 from tt.vmm.boot import loader
 from tt.vmm.boot.plan import BootPlan
 from tt.vmm.config import MachineConfig
@@ -224,7 +225,7 @@ class TtGuest:
                 return
             if self._source.resume(until_ns):
                 warm.touched()
-            stop = machine.run(machine.tick + max(1, min(left_ns, _SLICE_NS) // period_ns))
+            stop = running.run(machine, machine.tick + max(1, min(left_ns, _SLICE_NS) // period_ns))
             if stop.reason == "power":
                 self.ended = stop.detail
                 return

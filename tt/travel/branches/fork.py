@@ -13,32 +13,26 @@ come after the arrival, with the first step.  The `Fork` itself shows them at on
 from __future__ import annotations
 
 import os
-import signal
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from tt.errors import TTError, UsageError
 from tt.events import ANSWERS, INPUTS, Event, Kind
 from tt.log import BackgroundWriter
 from tt.log.chunks import MAX_DATA
-from tt.log.coalesce import MAX_RUN_TICKS
 from tt.recording import (
-    CHECKPOINT_EVERY_TICKS,
     CHECKPOINT_RAM,
-    DIGEST_EVERY_TICKS,
-    TICKS_PER_PAGE,
+    LiveRun,
     Recorder,
-    state_digest,
 )
 from tt.replay import config_of
 from tt.travel.branches.family import parent_entry
 from tt.travel.branches.outside import BranchSource, KeptInputs
+from tt.travel.branches.past import Past, copy_files
+from tt.travel.interrupts import noted
 from tt.vmm.config import build_machine
 from tt.vmm.disk import SECTOR
 from tt.vmm.engine import FOREVER
@@ -46,7 +40,6 @@ from tt.vmm.live import COMMIT_EVERY_S
 from tt.vmm.machine import Machine, Stop
 
 if TYPE_CHECKING:
-    from tt.log import Trace
     from tt.travel.timeline import Timeline
 
 _PAGE = 4096
@@ -94,9 +87,8 @@ class Fork:
         self._spool: list[Path] = []
         self._edited_at: int | None = None  # the tick of the last edit
         self._told: Event | None = None  # the last event
-        self._arrived = True  # at the tick, and nothing of it has happened yet
         config = config_of(parent)
-        past = _Past(timeline, prompt=bool(script))
+        past = Past(timeline, prompt=bool(script))
         answered = sum(e.tick == self.fork_tick and e.kind in ANSWERS for e in past.recent)
         kept = KeptInputs(parent, self.fork_tick, answered) if keep_inputs else None
         self._source = BranchSource(kept, script)
@@ -115,20 +107,19 @@ class Fork:
         self._writer = BackgroundWriter(self.path, meta, checkpoint_bytes=CHECKPOINT_RAM * config.mem_bytes)
         try:
             self._writer.wait()  # until the file is there, and its name taken
-            self._spool = _copy_files(parent, self._writer)
-            self._recorder = Recorder(self.machine, self._writer)
-            self._next_checkpoint = self._keep_here()
-            past.copy(self._writer, self._recorder)
+            self._spool = copy_files(parent, self._writer)
+            recorder = Recorder(self.machine, self._writer)
+            self._live = LiveRun(self.machine, recorder, None)
+            self._live.take_checkpoint()
+            past.copy(self._writer, recorder)
         except BaseException:
             self._writer.close()
             raise
         self.machine.door.subscribe(self._see)
         self.machine.door.subscribe(self._source.see)
-        # Held back until the machine has moved: where it ends at this very tick, another one counts.
-        self._digest: tuple[int, bytes] | None = (self.fork_tick, state_digest(self.machine))
-        self._next_digest = _after(self.fork_tick)
+        self._live.take_digest()
         self._commit_at = 0.0
-        self._recorder.commit()
+        self._live.commit()
 
     # ---- looking
 
@@ -232,9 +223,9 @@ class Fork:
             raise UsageError(f"a fork runs forward only: it is at tick {self.tick:,}, past {goal:,}")
         self._source.forever = not until_prompt
         late = None if timeout_s is None else time.monotonic() + timeout_s
-        with _deferred_interrupt() as interrupted:
+        with noted() as interrupted:
             while True:
-                stop = self._run(min(goal, self._next_digest, self._next_checkpoint))
+                stop = self._live.run(goal)
                 if stop.reason != "pause" and (stop.reason != "tick" or stop.tick >= goal):
                     if interrupted:
                         raise KeyboardInterrupt
@@ -262,17 +253,8 @@ class Fork:
             self._settle(self.tick + 1)
         self._closed = True
         try:
-            if self.machine.ended is not None or (self._arrived and self._edited_at != self.tick):
-                self._digest = (self.tick, state_digest(self.machine))
-            self._log_digest()
-            summary: dict[str, Any] = {
-                "ended": self.machine.ended,
-                "guest_ns": self.machine.now_ns,
-                "host_s": round(time.monotonic() - self._begin, 3),
-                "engine": self.machine.engine.statistics,
-            }
             ended = self.machine.ended or "the fork was closed"
-            self._recorder.seal(ended, summary)
+            self._live.end(ended, time.monotonic() - self._begin)
         finally:
             self._let_go()
         return self.path
@@ -301,7 +283,7 @@ class Fork:
             raise UsageError(f"the machine has ended ({self.machine.ended}): nothing can be changed any more")
         # A replay makes edits as soon as they can come: on arrival, or behind the guest's idling or an input.
         last = self._told
-        if not (self._arrived or last is None or last.tick < self.tick or last.kind in INPUTS):
+        if not (self._live.is_arrival or last is None or last.tick < self.tick or last.kind in INPUTS):
             raise UsageError(
                 f"the guest idles at tick {self.tick:,} in the middle of what happens there: "
                 "let it run on first, or fork again at that tick"
@@ -328,33 +310,9 @@ class Fork:
     def _see(self, event: Event) -> None:
         self._told = event
 
-    def _run(self, target: int) -> Stop:
-        """Run the machine, and log the digests and checkpoints that are due."""
-        before = self.tick
-        stop = self.machine.run(target)
-        if stop.reason != "tick" or self.tick > before:
-            self._arrived = stop.reason == "tick"
-        if self._digest is not None and self._digest[0] < self.tick:
-            self._log_digest()
-        if stop.reason == "tick" and stop.tick >= self._next_digest:
-            self._digest = (self.tick, state_digest(self.machine))
-            self._next_digest = _after(self.tick)
-        if stop.reason == "tick" and stop.tick >= self._next_checkpoint:
-            self._next_checkpoint = self._keep_here()
-        return stop
-
-    def _keep_here(self) -> int:
-        """Put a checkpoint into the trace; return the tick of the next."""
-        return self.tick + max(CHECKPOINT_EVERY_TICKS, self._recorder.checkpoint() * TICKS_PER_PAGE)
-
-    def _log_digest(self) -> None:
-        if self._digest is not None:
-            self._writer.add_digest(*self._digest)
-            self._digest = None
-
     def _breathe(self) -> None:
         if time.monotonic() >= self._commit_at:
-            self._recorder.commit()
+            self._live.commit()
             self._commit_at = time.monotonic() + COMMIT_EVERY_S
         self._source.breathed()
         if self.progress is not None:
@@ -370,7 +328,7 @@ class Fork:
         target = min(goal, self.tick + 1)
         while self.machine.ended is None and self.tick < target and time.monotonic() < late:
             self._source.breathed()
-            if self._run(target).reason not in ("pause", "tick"):
+            if self._live.run(target).reason not in ("pause", "tick"):
                 return
 
     def _open(self) -> None:
@@ -383,116 +341,9 @@ class Fork:
             path.unlink(missing_ok=True)
 
 
-class _Past:
-    """The parent's events up to the timeline's tick, on first arrival, ready to be copied.
-
-    The log says at which tick an event was, not whether before or after the arrival
-    there, and gathers console bytes into runs that may go on beyond the fork.  So
-    the last bit, `recent`, is lived through once more and watched.
-    """
-
-    def __init__(self, timeline: Timeline, prompt: bool = False) -> None:
-        self.trace = timeline.trace
-        self.end = timeline.tick
-        self.begin = self.end  # what the log has before it counts, from it on `recent` does
-        self.recent: list[Event] = []
-        self.printed: Event | None = None  # the last, looked for only where somebody waits for a `prompt`
-        last: Event | None = None
-        for event in self.trace.events(max(0, self.end - MAX_RUN_TICKS - 1), self.end):
-            if event.tick < self.end:
-                last = event
-        if last is not None and last.kind is Kind.CONSOLE:
-            self.begin = last.tick
-        if prompt:
-            for event in self.trace.events(last_tick=max(self.begin - 1, 0), kinds={Kind.CONSOLE}):
-                self.printed = event
-        self._watch(timeline)
-
-    def _watch(self, timeline: Timeline) -> None:
-        machine = timeline.machine
-
-        def see(event: Event) -> None:
-            if event.tick >= self.begin:
-                if event.kind is Kind.IRQ:
-                    event = event._replace(data=machine.engine.register_checksum())
-                elif event.kind is Kind.CONSOLE:
-                    self.printed = event
-                self.recent.append(event)
-
-        timeline.seek(max(self.begin - 1, 0))
-        machine.door.subscribe(see)
-        try:
-            # Not by `seek`, which may jump to a checkpoint.
-            stop = machine.run(self.end)
-        finally:
-            machine.door.unsubscribe(see)
-        if stop.reason != "tick":
-            raise TTError(
-                f"the recording cannot be followed to tick {self.end:,}: try tt verify {self.trace.path}"
-            )
-
-    def copy(self, writer: BackgroundWriter, recorder: Recorder) -> None:
-        """Log it all, with the digests."""
-        writes = self.trace.disk_writes()
-        for event in self.trace.events(last_tick=self.begin):
-            if event.tick >= self.begin:
-                break
-            if event.kind is Kind.DISK_WRITE:
-                event = event._replace(data=next(writes).data())
-            writer.add(event)
-            recorder.counts[event.kind] += 1
-        for event in self.recent:
-            recorder.log(event)
-        for tick, digest in self.trace.digests():
-            if tick < self.end:
-                writer.add_digest(tick, digest)
-
-
-def _copy_files(parent: Trace, writer: BackgroundWriter) -> list[Path]:
-    """Store the parent's files in the child; return temporary files to remove when it is written."""
-    spool = []
-    for name in parent.files:
-        if name in _BOOT_FILES:
-            writer.add_file(name, parent.file(name))
-            continue
-        descriptor, temporary = tempfile.mkstemp(prefix="tt-fork-")
-        spool.append(Path(temporary))
-        with os.fdopen(descriptor, "wb") as f:
-            for piece in parent.file_pieces(name):
-                f.write(piece)
-        writer.add_file(name, Path(temporary))
-    return spool
-
-
 def _free_path(parent: Path) -> Path:
     """Return the first of x-1.tt, x-2.tt, ... beside x.tt that is not there."""
     number = 1
     while (path := parent.with_name(f"{parent.stem}-{number}.tt")).exists():
         number += 1
     return path
-
-
-def _after(tick: int) -> int:
-    return (tick // DIGEST_EVERY_TICKS + 1) * DIGEST_EVERY_TICKS
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[list[int]]:
-    """Let Ctrl-C only leave a word in the list: in the middle of a device it would leave half a state."""
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-
-    before = signal.getsignal(signal.SIGINT)
-    if before is None or before is signal.SIG_IGN:
-        yield seen
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -35,6 +35,7 @@ class DenaliMachine(Machine):
     """
 
     kind = "denali"
+    retires_first = True
 
     def __init__(
         self,

@@ -28,6 +28,8 @@
 #ifndef TT_CORE_H
 #define TT_CORE_H
 
+#include <time.h>
+
 #include "memory.h"
 #include "qemu.h"
 
@@ -125,6 +127,7 @@ typedef struct Translator {
     uint64_t page_count;
     uint32_t tlb_epoch, code_epoch; /* how often the whole TLB was emptied, all code dropped */
     uint32_t lookup_count; /* instruction limit of the block being looked up */
+    uint64_t began_ns; /* host time when the run began */
     uint32_t effort;       /* host time spent off the fast path in this run, in units of 0.1 us */
     bool refetch;          /* the code that runs may have been mapped elsewhere: look the next block up anew */
 } Translator;
@@ -318,11 +321,26 @@ static inline void tt_fresh(Engine *e, uint64_t paddr, uint64_t size)
         tt_fetch(e, paddr, size);
 }
 
+static inline uint64_t tt_host_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ull + now.tv_nsec;
+}
+
 static inline void tt_effort(Engine *e, uint32_t units)
 {
     e->tr.effort += units;
     if (unlikely(e->tr.effort > EFFORT_LIMIT))
         tt_tired(e);
+}
+
+/* After a call into Python: how long that took cannot be guessed, so ask the host's clock.
+ * When a run comes back changes nothing that the guest sees. */
+static inline void tt_effort_of_call(Engine *e)
+{
+    tt_effort(e, tt_host_ns() - e->tr.began_ns > 100000000 ? EFFORT_LIMIT : EFFORT_ACCESS);
 }
 
 #endif

@@ -111,6 +111,7 @@ int tt_run(Engine *e, uint64_t stop)
     e->reason = R_NONE;
     e->failed = false;
     e->tr.effort = 0;
+    e->tr.began_ns = tt_host_ns();
     e->caught = e->retired = false;
     CURRENT(e) = 0;
     CPU32(e, tt_layout.cpu_cflags_next_tb) = -1;

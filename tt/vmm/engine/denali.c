@@ -171,6 +171,7 @@ bool tt_denali_vmcall(Engine *e)
         break;
     default:
         e->calls.virtual_instruction(e->self, number);
+        tt_effort_of_call(e);
     }
     e->retired = false;
     return true;

@@ -117,6 +117,7 @@ static int on_rdtsc(uc_engine *uc, void *user)
         }
         tt_set_tick(e, end);
         CURRENT(e) = current;
+        tt_effort_of_call(e);
     } else {
         tsc = now * e->cpu.period_ns + e->cpu.idle_ns;
     }
@@ -150,7 +151,6 @@ static void begin_access(Engine *e, uint32_t port, int size)
         tt_repeat_alone(e, 0); /* Unicorn has restored the state already */
     }
     tt_set_tick(e, tt_tick(e) - 1);
-    e->tr.effort += EFFORT_ACCESS;
 }
 
 static uint32_t on_in(uc_engine *uc, uint32_t port, int size, void *user)
@@ -165,7 +165,7 @@ static uint32_t on_in(uc_engine *uc, uint32_t port, int size, void *user)
     CURRENT(e) = current;
     tt_set_tick(e, tt_tick(e) + 1);
     tt_reconsider(e);
-    tt_effort(e, 0);
+    tt_effort_of_call(e);
     return value;
 }
 
@@ -181,7 +181,7 @@ static void on_out(uc_engine *uc, uint32_t port, int size, uint32_t value, void 
     CURRENT(e) = current;
     tt_set_tick(e, tt_tick(e) + 1);
     tt_reconsider(e);
-    tt_effort(e, 0);
+    tt_effort_of_call(e);
 }
 
 /* Guest-physical addresses with nothing behind them: a floating bus. */

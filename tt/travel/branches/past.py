@@ -1,0 +1,95 @@
+"""What a fork takes over from its parent: the events up to the fork, and the files it boots from."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tt.events import Event, Kind
+from tt.log import BackgroundWriter
+from tt.log.coalesce import MAX_RUN_TICKS
+from tt.recording import Recorder, with_checksum
+from tt.replay import run_on
+
+if TYPE_CHECKING:
+    from tt.log import Trace
+    from tt.travel.timeline import Timeline
+
+_BOOT_FILES = ("kernel", "initrd", "guest")
+
+
+class Past:
+    """The parent's events up to the timeline's tick, on first arrival, ready to be copied.
+
+    The log says at which tick an event was, not whether before or after the arrival
+    there, and gathers console bytes into runs that may go on beyond the fork.  So
+    the last bit, `recent`, is lived through once more and watched.
+    """
+
+    def __init__(self, timeline: Timeline, prompt: bool = False) -> None:
+        self.trace = timeline.trace
+        self.end = timeline.tick
+        self.begin = self.end  # what the log has before it counts, from it on `recent` does
+        self.recent: list[Event] = []
+        self.printed: Event | None = None  # the last, looked for only where somebody waits for a `prompt`
+        last: Event | None = None
+        for event in self.trace.events(max(0, self.end - MAX_RUN_TICKS - 1), self.end):
+            if event.tick < self.end:
+                last = event
+        if last is not None and last.kind is Kind.CONSOLE:
+            self.begin = last.tick
+        if prompt:
+            for event in self.trace.events(last_tick=max(self.begin - 1, 0), kinds={Kind.CONSOLE}):
+                self.printed = event
+        self._watch(timeline)
+
+    def _watch(self, timeline: Timeline) -> None:
+        machine = timeline.machine
+
+        def see(event: Event) -> None:
+            if event.tick >= self.begin:
+                if event.kind is Kind.CONSOLE:
+                    self.printed = event
+                self.recent.append(with_checksum(machine, event))
+
+        timeline.seek(max(self.begin - 1, 0))
+        machine.door.subscribe(see)
+        try:
+            # Not by `seek`, which may jump to a checkpoint.
+            run_on(machine, self.end)
+        finally:
+            machine.door.unsubscribe(see)
+
+    def copy(self, writer: BackgroundWriter, recorder: Recorder) -> None:
+        """Log it all, with the digests."""
+        writes = self.trace.disk_writes()
+        for event in self.trace.events(last_tick=self.begin):
+            if event.tick >= self.begin:
+                break
+            if event.kind is Kind.DISK_WRITE:
+                event = event._replace(data=next(writes).data())
+            writer.add(event)
+            recorder.counts[event.kind] += 1
+        for event in self.recent:
+            recorder.log(event)
+        for tick, digest in self.trace.digests():
+            if tick < self.end:
+                writer.add_digest(tick, digest)
+
+
+def copy_files(parent: Trace, writer: BackgroundWriter) -> list[Path]:
+    """Store the parent's files in the child; return temporary files to remove when it is written."""
+    spool = []
+    for name in parent.files:
+        if name in _BOOT_FILES:
+            writer.add_file(name, parent.file(name))
+            continue
+        descriptor, temporary = tempfile.mkstemp(prefix="tt-fork-")
+        spool.append(Path(temporary))
+        with os.fdopen(descriptor, "wb") as f:
+            for piece in parent.file_pieces(name):
+                f.write(piece)
+        writer.add_file(name, Path(temporary))
+    return spool

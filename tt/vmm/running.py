@@ -1,0 +1,22 @@
+"""Running a machine as its owner: an idle guest's time passes, as the source of its inputs says."""
+
+from __future__ import annotations
+
+from tt.vmm.engine import FOREVER
+from tt.vmm.machine import Machine, Stop
+
+
+def run(machine: Machine, until: int = FOREVER, *, pausing: bool = True) -> Stop:
+    """Run as `Machine.run` does, and through the guest's idling.
+
+    The reason `idle` means then that nothing will ever wake the guest, or that the
+    source lets no more time pass.
+    """
+    while True:
+        stop = machine.run(until, pausing=pausing)
+        if stop.reason != "idle":
+            return stop
+        passed = machine.door.source.idle(stop.tick, stop.wakes_in_ns)
+        if passed is None:
+            return Stop("pause", stop.tick) if pausing and machine.door.wants_pause() else stop
+        machine.let_pass(passed)
