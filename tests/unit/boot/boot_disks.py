@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import uuid
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def join_mbr(path: Path, parts: list[Path], *, logical: int = 0) -> Path:
 
 
 def join_gpt(path: Path, parts: list[Path], *, sector: int = 512, backup_only: bool = False) -> Path:
-    """Make a disk with a GUID partition table around images; its checksums are wrong, for readers to bear."""
+    """Make a disk with a GUID partition table around images."""
     disk = bytearray(MIB)
     disk[510:512] = b"\x55\xaa"
     struct.pack_into("<4xB3xII", disk, 446, 0xEE, 1, 0xFFFFFFFF)
@@ -122,29 +123,25 @@ def join_gpt(path: Path, parts: list[Path], *, sector: int = 512, backup_only: b
     disk += bytes(MIB)
     disk[len(disk) - sector - len(table) : len(disk) - sector] = table
     disk[2 * sector : 2 * sector + len(table)] = table
-
-    def header(own: int, entries: int) -> bytes:
-        return struct.pack(
-            "<8sIIIIQQQQ16sQIII",
-            b"EFI PART",
-            0x10000,
-            92,
-            0xBAD,
-            0,
-            own,
-            0,
-            0,
-            0,
-            bytes(16),
-            entries,
-            128,
-            128,
-            0,
-        )
-
     last = len(disk) // sector - 1
-    disk[last * sector : last * sector + 92] = header(last, last - len(table) // sector)
+    place_gpt(disk, last, last - len(table) // sector, sector)
     if not backup_only:
-        disk[sector : sector + 92] = header(1, 2)
+        place_gpt(disk, 1, 2, sector)
     path.write_bytes(disk)
     return path
+
+
+def place_gpt(disk: bytearray, own: int, entries: int, sector: int = 512, count: int = 128) -> None:
+    """Write a GUID table's header at sector `own`, with right checksums, for `count` entries at `entries`."""
+    last = len(disk) // sector - 1
+    other = 1 if own == last else last
+    usable = 34, last - 34
+    crc = zlib.crc32(disk[entries * sector : entries * sector + 128 * count])
+    header = bytearray(
+        struct.pack(
+            "<8sIIIIQQQQ16sQIII",
+            *(b"EFI PART", 0x10000, 92, 0, 0, own, other, *usable, bytes(16), entries, count, 128, crc),
+        )
+    )
+    struct.pack_into("<I", header, 16, zlib.crc32(header))
+    disk[own * sector : own * sector + 92] = header

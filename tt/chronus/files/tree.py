@@ -74,7 +74,8 @@ class Tree:
             return max(readable)[2]
         if why:
             raise BadInput(why)
-        held = ", ".join(f"{v.name} {v.type or 'unknown'}" for v in self.volumes) or "no partitions"
+        held = ", ".join(f"{v.name} {v.type or 'unknown'}" for v in self.volumes)
+        held = held or self.image.problem or "no partitions"
         raise BadInput(
             f"{self.disk.where} holds no file system that tt reads ({held}): "
             "chronus cat --raw shows its bytes, chronus export writes an image"

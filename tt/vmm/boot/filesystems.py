@@ -39,7 +39,7 @@ def probe(stream: BinaryIO) -> str | None:
     for offset, magic, name in _OTHERS:
         if head[offset : offset + len(magic)] == magic:
             return name
-    if _looks_like_fat(head):
+    if looks_like_fat(head):
         return "fat"
     return None
 
@@ -68,7 +68,7 @@ def open_filesystem(stream: BinaryIO, where: str) -> FileSystem[Any]:
     raise BadInput(f"{where} holds {kind}, which tt does not read (it reads ext2/3/4 and FAT): give --kernel")
 
 
-def _looks_like_fat(head: bytes) -> bool:
+def looks_like_fat(head: bytes) -> bool:
     """Judge a boot sector by the fields every FAT has (fatgen103, "Boot Sector and BPB")."""
     if len(head) < 512 or head[510:512] != b"\x55\xaa" or head[0] not in (0xEB, 0xE9):
         return False

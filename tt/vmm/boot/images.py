@@ -1,4 +1,4 @@
-"""Disk images and the volumes in them: whole-disk file systems, MBR and GPT; qcow2 by way of qemu-img."""
+"""Disk images and the volumes in them, on partitions or the whole disk; qcow2 by way of qemu-img."""
 
 from __future__ import annotations
 
@@ -16,14 +16,8 @@ from typing import BinaryIO
 
 from tt.errors import BadInput
 from tt.vmm.boot import filesystems
+from tt.vmm.boot.partitions import SECTOR, read_table
 from tt.vmm.disk import refuse_special
-
-SECTOR = 512
-
-_MAX_LOGICAL = 128  # logical partitions followed; Linux itself stops at 256 minors
-_MAX_GPT_ENTRIES = 256  # Linux has no more minor numbers for a virtio disk
-_EXTENDED = (0x05, 0x0F, 0x85)
-_GPT_PROTECTIVE = 0xEE
 
 _QCOW_MAGIC = b"QFI\xfb"
 _QCOW_EXTERNAL_DATA = 1 << 2
@@ -109,14 +103,15 @@ class DiskImage:
     """A raw disk and its volumes; `where` names it in errors.
 
     `stream` is any seekable binary file, `size` its bytes.  Use `open_image`
-    for a file on the host.
+    for a file on the host.  `problem` says, of a disk without volumes, what is
+    wrong with its partition table, if anything is.
     """
 
     def __init__(self, stream: BinaryIO, size: int, where: str) -> None:
         self.stream = stream
         self.size = size
         self.where = where
-        self.volumes = _find_volumes(stream, size)
+        self.volumes, self.problem = _find_volumes(stream, size)
 
     def open(self, volume: Volume) -> BinaryIO:
         """Return the bytes of one volume as a seekable read-only file."""
@@ -221,20 +216,22 @@ def _cache_directory() -> Path:
     return (base if base.is_absolute() else Path.home() / ".cache") / "tt" / "images"
 
 
-def _find_volumes(disk: BinaryIO, size: int) -> list[Volume]:
-    """List what can hold a file system: the whole disk if it does, else its partitions."""
+def _find_volumes(disk: BinaryIO, size: int) -> tuple[list[Volume], str]:
+    """List what can hold a file system: the partitions of a valid table, else the whole disk if it does.
+
+    Also returns why a table that is there cannot be used.
+    """
     stream = _window(disk, 0, size)
-    whole = filesystems.probe(stream)
-    if whole is not None:
-        return [Volume(0, 0, size, whole)]
-    parts = _gpt(stream, size) or _mbr(stream, size)
+    table = read_table(stream, size, fat=filesystems.looks_like_fat(_read_at(stream, 0, SECTOR)))
     volumes = []
-    for number, offset, length in parts:
-        length = min(length, size - offset)
-        if offset > 0 and length > 0:
-            kind = filesystems.probe(_window(stream, offset, length))
-            volumes.append(Volume(number, offset, length, kind or ""))
-    return volumes
+    for number, offset, length in table.parts:
+        kind = filesystems.probe(_window(stream, offset, length))
+        volumes.append(Volume(number, offset, length, kind or ""))
+    if not volumes:
+        whole = filesystems.probe(stream)
+        if whole is not None:
+            volumes.append(Volume(0, 0, size, whole))
+    return volumes, "" if volumes else table.problem
 
 
 def _window(stream: BinaryIO, offset: int, size: int) -> BinaryIO:
@@ -244,81 +241,3 @@ def _window(stream: BinaryIO, offset: int, size: int) -> BinaryIO:
 def _read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
     stream.seek(offset)
     return stream.read(size)
-
-
-Part = tuple[int, int, int]
-"""`(number, offset, size)`, in bytes."""
-
-
-def _mbr(stream: BinaryIO, size: int) -> list[Part]:
-    """Read a DOS partition table, with logical partitions numbered from 5."""
-    sector = _read_at(stream, 0, SECTOR)
-    parts: list[Part] = []
-    extended: list[int] = []
-    for i, (kind, start, count) in enumerate(_mbr_entries(sector)):
-        if kind in _EXTENDED:
-            extended.append(start)
-        elif kind and count and kind != _GPT_PROTECTIVE:
-            parts.append((i + 1, start * SECTOR, count * SECTOR))
-    for base in extended[:1]:
-        parts += _logical(stream, base, size)
-    return parts
-
-
-def _logical(stream: BinaryIO, base: int, size: int) -> list[Part]:
-    """Follow the chain of extended boot records; a chain that goes back to one it had ends there."""
-    parts: list[Part] = []
-    seen: set[int] = set()
-    at = base
-    while at not in seen and len(seen) < _MAX_LOGICAL and at * SECTOR < size:
-        seen.add(at)
-        entries = _mbr_entries(_read_at(stream, at * SECTOR, SECTOR))
-        following = None
-        for kind, start, count in entries[:2]:
-            if kind in _EXTENDED:
-                following = base + start
-            elif kind and count:
-                parts.append((5 + len(parts), (at + start) * SECTOR, count * SECTOR))
-        if following is None:
-            break
-        at = following
-    return parts
-
-
-def _mbr_entries(sector: bytes) -> list[tuple[int, int, int]]:
-    """Return the four `(type, first sector, sectors)` of a boot record; none without its signature."""
-    if len(sector) < SECTOR or sector[510:512] != b"\x55\xaa":
-        return []
-    raw = [sector[446 + 16 * i : 462 + 16 * i] for i in range(4)]
-    return [(entry[4], *struct.unpack_from("<II", entry, 8)) for entry in raw]
-
-
-def _gpt(stream: BinaryIO, size: int) -> list[Part]:
-    """Read a GUID partition table (UEFI 2.10, section 5.3), for sectors of 512 or 4096 bytes.
-
-    A wrong checksum is no reason to give up, since a table that makes sense is
-    worth trying; the backup at the end of the disk is used where the first
-    header is missing.
-    """
-    for sector in (512, 4096):
-        for at in (sector, size // sector * sector - sector):
-            header = _read_at(stream, max(at, 0), 92)
-            if len(header) == 92 and header.startswith(b"EFI PART"):
-                parts = _gpt_entries(stream, header, sector)
-                if parts:
-                    return parts
-    return []
-
-
-def _gpt_entries(stream: BinaryIO, header: bytes, sector: int) -> list[Part]:
-    table, count, entry_size = struct.unpack_from("<QII", header, 72)
-    if not 128 <= entry_size <= 4096:
-        return []
-    data = _read_at(stream, table * sector, min(count, _MAX_GPT_ENTRIES) * entry_size)
-    parts: list[Part] = []
-    for i in range(len(data) // entry_size):
-        entry = data[i * entry_size : (i + 1) * entry_size]
-        first, last = struct.unpack_from("<QQ", entry, 32)
-        if any(entry[:16]) and first <= last:
-            parts.append((i + 1, first * sector, (last - first + 1) * sector))
-    return parts

@@ -46,7 +46,7 @@ class Mounts:
             self._mounted.append(Mounted(volume, fs))
             self.note(f"{volume.name}: {fs.kind}")
         if not image.volumes:
-            self.note("no file system and no partition table")
+            self.note(image.problem or "no file system and no partition table")
 
     def __iter__(self) -> Iterator[Mounted]:
         return iter(self._mounted)
