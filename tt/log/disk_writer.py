@@ -86,6 +86,15 @@ class DiskWriter:
                 "INSERT INTO bookmarks VALUES (?, ?, ?)", (*columns, row_crc("bookmarks", *columns))
             )
 
+    def note(self, key: str, value: Any) -> None:
+        """Keep plain JSON-able data in the trace's `meta`, in the place of what was there under that name."""
+        with self._guard():
+            self._begin()
+            columns = (key, json.dumps(value))
+            self._db.execute(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (*columns, row_crc("meta", *columns))
+            )
+
     def commit(self, sealed: bool = False, reason: str = "") -> None:
         """Make everything so far safe."""
         with self._guard():

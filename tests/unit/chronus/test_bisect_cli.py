@@ -55,13 +55,13 @@ def run(capsys: pytest.CaptureFixture[str], *words: str | Path, code: int = 0) -
 def test_the_write_is_found_and_told_as_git_does(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--files", "! grep -q broken etc/hosts"]
     said, told = run(capsys, "bisect", trace, *OPTIONS, "--bad", "b4", *command)
-    assert "it breaks with w" in said
+    assert "it breaks with the image @s2, w" in said
     assert "Bisecting: " in told and "left to test after this (roughly " in told
     assert " is good  [" in told and " is bad  [" in told
     first = json.loads(run(capsys, "bisect", trace, *OPTIONS, "--bad", "b4", *command, "--json")[0])
     assert first["found"] and first["ran"] == 0, "it was all known"
     (turn,) = first["turns"]
-    assert turn["becomes_bad"] and turn["candidate_count"] == 1
+    assert turn["becomes_bad"] and turn["candidate_count"] == turn["after"] - turn["before"]
     fix = run(capsys, "bisect", trace, "--no-why", "--good", "end", "--bad", "b4", *command, "--json")[0]
     assert json.loads(fix)["turns"][0]["becomes_bad"] is False
     every = run(capsys, "bisect", trace, *OPTIONS, "--all", *command, "--json")[0]

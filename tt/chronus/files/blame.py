@@ -60,14 +60,22 @@ def blame(
     layout = _Layout(view, name)
     look = _Look(view, layout, inside, inside if name == tree.root else f"{name}:{inside}")
     kept = _Kept(history)
+    written: list[range] = []
+    before = begin
     for write in history.writes(begin + 1, last):
         kept.step(write)
-        if not look.depends_on(write.blocks):
+        before = before if written else write.number - 1
+        written.append(write.blocks)
+        if history.images and history.inside_image(write.number):
+            continue  # an image came at once: all of it is one change
+        touching = [blocks for blocks in written if look.depends_on(blocks)]
+        written.clear()
+        if not touching:
             continue
-        following = look.again(_KeptView(kept, write.number), set(write.blocks))
+        following = look.again(_KeptView(kept, write.number), {block for each in touching for block in each})
         change = _change(look, following)
         if change is not None and (times or not change.only_times):
-            yield BlameEntry(write.number - 1, write.number, write, change)
+            yield BlameEntry(before, write.number, write, change)
         look = following
 
 

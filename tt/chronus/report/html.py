@@ -92,7 +92,11 @@ def _answer(history: History, turn: Turn, finding: Finding | None) -> Iterator[s
     verb = "breaks" if turn.becomes_bad else "is fixed"
     yield f'<div class="answer{"" if turn.becomes_bad else " fixed"}">'
     burst = finding.burst if finding is not None else None
-    if (
+    image = history.image_at(turn.after)
+    if image is not None and image.before == turn.before:
+        yield f"<p>It {verb} with the image <b>{text(image.name)}</b>, "
+        yield f"{text(history.describe(turn.after))}.</p>"
+    elif (
         burst is not None
         and len(turn.candidates) > 1
         and (burst.before, burst.after) == (turn.before, turn.after)

@@ -38,6 +38,10 @@ def _turn(history: History, turn: Turn, finding: Finding | None, paint: _Paint) 
     if len(turn.candidates) <= 1:
         yield paint("bold", f"it {verb} with {history.describe(turn.after)}{sure}")
         return
+    image = history.image_at(turn.after)
+    if image is not None and image.before == turn.before:
+        yield paint("bold", f"it {verb} with the image @{image.name}, {history.describe(turn.after)}{sure}")
+        return
     burst = finding.burst if finding is not None else None
     if burst is not None and (burst.before, burst.after) == (turn.before, turn.after):
         yield paint("bold", f"it {verb} in the burst that ends with {history.describe(turn.after)}{sure}")
@@ -52,7 +56,7 @@ def _turn(history: History, turn: Turn, finding: Finding | None, paint: _Paint) 
 
 def _finding(history: History, finding: Finding, paint: _Paint) -> Iterator[str]:
     burst = finding.burst
-    if burst is not None:
+    if burst is not None and history.image_at(burst.after) is None:
         yield f"burst {history.label(burst.first)} to {history.label(burst.last)}: {burst.count:,} writes"
     if finding.minimal is not None:
         for line in finding.minimal.lines():

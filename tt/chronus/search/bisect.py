@@ -137,8 +137,9 @@ def bisect(
         raise UsageError(
             f"good and bad are the same instant, {history.label(good)}: there is nothing in between"
         )
-    for instant in (good, bad):
+    for name, instant in (("good", good), ("bad", bad)):
         history.check(instant)
+        _check_images(history, name, instant)
     result = Bisection(history.trace.path, probe.describe(), good, bad)
     begin = time.monotonic()
     log = VerdictLog(history, (options.log or default_log(history)) if options.keep else None)
@@ -155,6 +156,22 @@ def bisect(
         result.notes.append(f"verdicts were not kept: {log.trouble}")
     result.seconds = time.monotonic() - begin
     return result
+
+
+def _check_images(history: History, name: str, instant: int) -> None:
+    """Raise `UsageError` for an end that no image was: with nothing on it yet, or only a part of one."""
+    if not instant and history.starts_empty:
+        first = history.images[0]
+        raise UsageError(
+            f"--{name}: w0 is an empty disk, before the first image was imported: "
+            f"the oldest image is @{first.name} ({history.label(first.last)})"
+        )
+    if span := history.inside_image(instant):
+        raise UsageError(
+            f"--{name}: {history.label(instant)} is amid the import of an image, and no disk ever was so: "
+            f"give @{span.name} ({history.label(span.last)})"
+            + (f" or {history.label(span.before)}, before it" if span.before else "")
+        )
 
 
 def default_log(history: History) -> Path:
@@ -325,10 +342,15 @@ class _Search:
     # ---- instants
 
     def _places(self, low: int, high: int) -> Sequence[int]:
-        """Return the instants to search between two: after each burst, or each write to this disk."""
+        """Return the instants to search between two: after each burst, or each write to this disk.
+
+        An imported image is one.
+        """
         if self._options.bursts:
             return [low, *self._burst_ends(low, high), high]
         inside = [number for number, _ns, _sectors in self._history.rhythm(low + 1, high) if number < high]
+        if self._history.images:
+            inside = [number for number in inside if not self._history.inside_image(number)]
         return range(low, high + 1) if len(inside) == high - low - 1 else [low, *inside, high]
 
     def _preferred(self, places: Sequence[int]) -> Sequence[int]:
@@ -345,7 +367,11 @@ class _Search:
         return found
 
     def _burst_ends(self, low: int, high: int) -> list[int]:
-        return [burst.after for burst in self._history.bursts(low, high) if low < burst.after < high]
+        return [
+            burst.after
+            for burst in self._history.bursts(low, high)
+            if low < burst.after < high and not self._history.inside_image(burst.after)
+        ]
 
     def _grid(self) -> list[int]:
         """Return the instants to look at for every turn: ends of bursts, and where those are few, others."""
@@ -371,7 +397,9 @@ class _Search:
 
     def _tell_left(self, left: int, asked: int) -> None:
         after_this = max(left - asked, 0) // (asked + 1)
-        self._tell("burst" if self._options.bursts else "write", after_this, None)
+        images = self._history.images
+        what = "image" if images and self._high <= images[-1].last else "write"
+        self._tell("burst" if self._options.bursts else what, after_this, None)
 
     def _tell(self, what: str, left: int, steps: int | None) -> None:
         if steps is None:

@@ -167,6 +167,15 @@ class History:
         """The images that the history was imported from, none for the history of a disk that was used."""
         return image_spans(self.trace)
 
+    @property
+    def starts_empty(self) -> bool:
+        """Whether w0 is no disk that ever was, but the nothing before the first image."""
+        return bool(self.images) and not isinstance(self._base, BaseImage)
+
+    def image_at(self, instant: int) -> ImageSpan | None:
+        """Return the imported image that ends with write `instant`, None where none does."""
+        return next((span for span in self.images if span.last == instant), None)
+
     def inside_image(self, instant: int) -> ImageSpan | None:
         """Return the imported image of which only a part is there at an instant: the disk never was so."""
         return span_around(self.images, instant)

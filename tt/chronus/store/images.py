@@ -35,9 +35,19 @@ def image_spans(trace: Trace) -> list[ImageSpan]:
 
     Raises `BadInput` where the list of them makes no sense.
     """
-    listed = trace.meta.get(META_KEY)
-    if listed is None:
-        return _from_bookmarks(trace)
+    spans = _listed(trace) if META_KEY in trace.meta else _from_bookmarks(trace)
+    oldest = trace.squashed_before
+    return [ImageSpan(name, max(first, oldest + 1), last) for name, first, last in spans if last > oldest]
+
+
+def span_around(spans: Sequence[ImageSpan], instant: int) -> ImageSpan | None:
+    """Return the image in the middle of which an instant lies, None where the disk was once like that."""
+    at = bisect_left(spans, instant, key=lambda span: span.last)
+    return spans[at] if at < len(spans) and spans[at].first <= instant < spans[at].last else None
+
+
+def _listed(trace: Trace) -> list[ImageSpan]:
+    listed = trace.meta[META_KEY]
     found: list[ImageSpan] = []
     for entry in listed if isinstance(listed, list) else [None]:
         match entry:
@@ -48,12 +58,6 @@ def image_spans(trace: Trace) -> list[ImageSpan]:
     return found
 
 
-def span_around(spans: Sequence[ImageSpan], instant: int) -> ImageSpan | None:
-    """Return the image in the middle of which an instant lies, None where the disk was once like that."""
-    at = bisect_left(spans, instant, key=lambda span: span.last)
-    return spans[at] if at < len(spans) and spans[at].first <= instant < spans[at].last else None
-
-
 def _from_bookmarks(trace: Trace) -> list[ImageSpan]:
     """Return the images of a history that was imported before they were listed: up to each bookmark."""
     config = trace.meta.get("config")
@@ -61,7 +65,7 @@ def _from_bookmarks(trace: Trace) -> list[ImageSpan]:
         return []
     found: list[ImageSpan] = []
     for name, instant in sorted(trace.bookmarks.items(), key=lambda item: item[1]):
-        first = (found[-1].last if found else trace.squashed_before) + 1
+        first = (found[-1].last if found else 0) + 1
         if first <= instant:
             found.append(ImageSpan(name, first, instant))
     return found

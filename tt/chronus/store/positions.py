@@ -13,12 +13,13 @@ A bare number is a tick where the trace is a recording of a machine, and a write
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, time
 from typing import Protocol
 
 from tt import position
 from tt.chronus.store.bursts import Burst
+from tt.chronus.store.images import ImageSpan
 from tt.chronus.store.write import Write
 from tt.errors import UsageError
 from tt.log import Trace
@@ -52,7 +53,8 @@ class Past(Protocol):
     @property
     def bookmarks(self) -> Mapping[str, int]: ...
     @property
-    def images(self) -> Sequence[object]: ...
+    def starts_empty(self) -> bool: ...
+    def inside_image(self, instant: int) -> ImageSpan | None: ...
     def check(self, instant: int) -> int: ...
     def write(self, number: int) -> Write: ...
     def bursts(self) -> list[Burst]: ...
@@ -97,7 +99,7 @@ def resolve(history: Past, text: str, current: int) -> int:
 def describe(history: Past, instant: int) -> str:
     """Return an instant as people read it: `w17 · tick 1,234 · 12.3 s · 2026-11-22 14:03:10`."""
     if not instant:
-        return "w0 · an empty disk, before the first image" if history.images else "w0 · the base image"
+        return "w0 · an empty disk, before the first image" if history.starts_empty else "w0 · the base image"
     if instant == history.first:
         return f"w{instant} · the oldest instant, after squashing"
     write = history.write(instant)
@@ -108,6 +110,8 @@ def describe(history: Past, instant: int) -> str:
         parts.append(f"{write.guest_ns / 1e9:,.3f} s")
     if write.host_ns is not None:
         parts.append(format_host(write.host_ns))
+    if span := history.inside_image(instant):
+        parts.append(f"amid the image @{span.name}")
     return " · ".join(parts)
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from tt.chronus.store import spool
 from tt.chronus.store.history import History
+from tt.chronus.store.images import META_KEY, ImageSpan, image_spans, span_around
 from tt.chronus.store.packer import recover
 from tt.errors import BadInput, TTError, UsageError
 from tt.log import Trace
@@ -38,7 +39,8 @@ class Squashed:
 def squash(path: Path, before: int) -> Squashed:
     """Forget the instants before `before` of the disk's history at `path`, in place.
 
-    Instants keep their numbers.  Killed at any moment the history is as it was or as it is to be.
+    Instants keep their numbers; an imported image is kept or forgotten whole.  Killed at any moment the
+    history is as it was or as it is to be.
     Raises `UsageError` for a recording of a machine, which needs all its writes, and where there is no such
     instant; `BadInput` where it is being served.
     """
@@ -49,6 +51,8 @@ def squash(path: Path, before: int) -> Squashed:
                 f"{path} is a recording of a machine, which cannot be replayed without all its disk writes: "
                 "give -o OUT.tt for the disk's history alone"
             )
+        if span := span_around(image_spans(trace), before):
+            before = max(span.before, trace.squashed_before)  # an image stays whole
         forgotten = before - trace.squashed_before
         if not 0 <= forgotten <= trace.disk_write_count - trace.squashed_before:
             raise UsageError(f"there is no instant w{before}: {path} has up to w{trace.disk_write_count}")
@@ -80,10 +84,13 @@ def squash(path: Path, before: int) -> Squashed:
 def copy_from(history: History, before: int, out: Path, overwrite: bool = False) -> Squashed:
     """Write the history of one disk from instant `before` on to a new file, without a machine.
 
-    There, what had been written by `before` is its first writes.  Raises as `DiskWriter` does.
+    There, what had been written by `before` comes as an imported image does, at once.  Raises as
+    `DiskWriter` does.
     """
     meta = {"id": os.urandom(16).hex(), "period_ns": 1, "config": _disk_config(history)}
     history.check(before)
+    if amid := history.inside_image(before):
+        before = max(amid.before, history.first)
     with DiskWriter.create(out, meta, overwrite=overwrite) as writer:
         begin = history.write(before).host_ns or 0 if before > history.first else 0
         blocks = sorted(history.changed_blocks(history.first, before))
@@ -91,6 +98,14 @@ def copy_from(history: History, before: int, out: Path, overwrite: bool = False)
             data = b"".join(history.blocks(first, count, before))
             writer.add(0, ChangeKind.DATA, first * BLOCK_SECTORS, len(data) // SECTOR, data, begin)
         writer.bookmark("squashed")
+        spans = [ImageSpan("squashed", 1, writer.count)] if writer.count else []
+        more = writer.count - before
+        spans += [
+            ImageSpan(name, first + more, last + more)
+            for name, first, last in history.images
+            if first > before
+        ]
+        writer.note(META_KEY, spans)
         for write in history.writes(before + 1):
             data = b""
             if write.kind is ChangeKind.DATA:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tt.cli.chronus.verbs import add_at_option, add_history_options, add_verb, instant_of, open_history
+from tt.cli.chronus.waiting import ProgressLine, undone_by_signals
 from tt.cli.output import format_size, print_json
 
 if TYPE_CHECKING:
@@ -40,21 +41,16 @@ def run(args: argparse.Namespace) -> int:
 
     with open_history(args) as history:
         instant = instant_of(history, args)
-        shown = sys.stderr.isatty() and not args.json
-
-        def progress(done: int) -> None:
-            if shown:
-                print(f"\r{100 * done // history.size}%", end="", file=sys.stderr, flush=True)
-
-        size = export(
-            history.at(instant),
-            args.output,
-            image_format=args.format,
-            overwrite=args.force,
-            progress=progress,
-        )
-        if shown:
-            print("\r    \r", end="", file=sys.stderr)
+        line = ProgressLine(shown=sys.stderr.isatty() and not args.json)
+        with undone_by_signals():
+            size = export(
+                history.at(instant),
+                args.output,
+                image_format=args.format,
+                overwrite=args.force,
+                progress=lambda done: line.show(f"writing {args.output.name}", done / history.size),
+            )
+        line.clear()
         if args.json:
             print_json({"image": str(args.output), "size": size, "instant": instant})
         else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tt.cli.chronus.verbs import add_verb
+from tt.cli.chronus.waiting import ProgressLine, undone_by_signals
 from tt.cli.output import format_size, print_json
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ def register(subparsers: Subparsers) -> None:
         """chronus import -o web.tt monday.img tuesday.img wednesday.img
            chronus import -o web.tt server.qcow2
            chronus import -o web.tt base.qcow2 overlay1.qcow2 overlay2.qcow2""",
-        "Each image, oldest first, becomes a burst of the history, with its file's time and a bookmark of "
-        "its name; of a qcow2 file so does each snapshot inside it.  The history holds all of it: the "
-        "images are not needed afterwards.",
+        "Each image, oldest first, becomes one instant of the history, with its file's time and a bookmark "
+        "of its name; of a qcow2 file so does each snapshot inside it.  Before the first is w0, an empty "
+        "disk.  The history holds all of it: the images are not needed afterwards.",
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="raw or qcow2, oldest first")
     parser.add_argument(
@@ -39,17 +40,20 @@ def register(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Import, telling of each image."""
     from tt.chronus.store.importing import import_images, pictures
-    from tt.errors import UsageError
 
-    if args.output.exists() and not args.force:
-        raise UsageError(f"{args.output} exists already: --force overwrites it, -o takes another name")
+    line = ProgressLine(shown=sys.stderr.isatty() and not args.json)
 
     def say(one: Imported) -> None:
+        line.clear()
         if not args.json:
             print(f"w{one.instant}  @{one.bookmark}  {format_size(one.size)} changed  {one.picture.path}")
             sys.stdout.flush()
 
-    imported = import_images(args.output, pictures(args.images), overwrite=args.force, say=say)
+    with undone_by_signals():
+        imported = import_images(
+            args.output, pictures(args.images), overwrite=args.force, say=say, progress=line.show
+        )
+    line.clear()
     if args.json:
         facts = [
             {

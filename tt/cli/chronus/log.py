@@ -73,9 +73,9 @@ def run(args: argparse.Namespace) -> int:
     with open_history(args) as history:
         for entry in _entries(history, _bursts(history, args), args):
             if args.json:
-                print_json(_json(entry, args))
+                print_json(_json(history, entry, args))
             else:
-                _print(entry, args, paint)
+                _print(history, entry, args, paint)
             sys.stdout.flush()
     return 0
 
@@ -88,9 +88,17 @@ def _bursts(history: History, args: argparse.Namespace) -> list[Burst]:
     last = history.resolve(args.until, first)
     if last < first:
         raise UsageError(f"--until w{last} is before --since w{first}")
-    if args.writes:
-        return single_writes(list(history.writes(first + 1, last)))
-    return [burst for burst in history.bursts() if burst.last > first and burst.first <= last]
+    bursts = [burst for burst in history.bursts() if burst.last > first and burst.first <= last]
+    if not args.writes:
+        return bursts
+    images = {span.last: span for span in history.images}
+    singles = [
+        write
+        for write in history.writes(first + 1, last)
+        if write.number not in images and not history.inside_image(write.number)
+    ]
+    whole = [burst for burst in bursts if burst.last in images]
+    return sorted([*single_writes(singles), *whole], key=lambda burst: burst.first)
 
 
 def _entries(history: History, bursts: list[Burst], args: argparse.Namespace) -> Iterator[LogEntry]:
@@ -116,12 +124,15 @@ def _of_paths(entries: Iterator[LogEntry], args: argparse.Namespace) -> Iterator
             yield entry
 
 
-def _print(entry: LogEntry, args: argparse.Namespace, paint: Paint) -> None:
+def _print(history: History, entry: LogEntry, args: argparse.Namespace, paint: Paint) -> None:
     burst = entry.burst
-    name = f"w{burst.first}" if args.writes else f"b{burst.index}"
-    span = "" if args.writes else f"w{burst.first}-w{burst.last}" if burst.count > 1 else f"w{burst.first}"
+    image = history.image_at(burst.last)
+    name = f"b{burst.index}" if image or not args.writes else f"w{burst.first}"
+    span = "" if name.startswith("w") else f"w{burst.last}" if image else _span(burst)
     parts = [when(burst.end)]
-    if args.writes:
+    if image:
+        parts.append(f"image @{image.name}, {format_size(burst.size)}")
+    elif args.writes:
         write = burst.begin
         kind = "" if write.kind.name == "DATA" else f"{write.kind.name.lower()} "
         parts.append(f"{kind}{format_size(write.size)} at sector {write.lba:,}")
@@ -140,6 +151,10 @@ def _print(entry: LogEntry, args: argparse.Namespace, paint: Paint) -> None:
     places = _places(entry)
     if places and (args.writes or not changes):
         print(f"      {paint('dim', f'[{places}]')}")
+
+
+def _span(burst: Burst) -> str:
+    return f"w{burst.first}-w{burst.last}" if burst.count > 1 else f"w{burst.first}"
 
 
 def _places(entry: LogEntry) -> str:
@@ -161,9 +176,10 @@ def _places(entry: LogEntry) -> str:
     return printable(", ".join([*dict.fromkeys(texts), *([several] if several else [])]))
 
 
-def _json(entry: LogEntry, args: argparse.Namespace) -> dict[str, Any]:
+def _json(history: History, entry: LogEntry, args: argparse.Namespace) -> dict[str, Any]:
     burst = entry.burst
-    fact: dict[str, Any] = write_json(burst.begin) if args.writes else {
+    image = history.image_at(burst.last)
+    fact: dict[str, Any] = write_json(burst.begin) if args.writes and not image else {
         "burst": burst.index,
         "first": burst.first,
         "last": burst.last,
@@ -172,6 +188,8 @@ def _json(entry: LogEntry, args: argparse.Namespace) -> dict[str, Any]:
         "end": write_json(burst.end),
     }  # fmt: skip
     fact["size"] = burst.size
+    if image:
+        fact["image"] = image.name
     if not args.no_files:
         fact["files"] = [change_json(change) for change in wanted(entry.changes, args.path, args.times)]
         fact["regions"] = [
