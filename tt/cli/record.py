@@ -33,10 +33,11 @@ def register(subparsers: Subparsers) -> None:
            tt record --kernel bzImage --initrd initrd.img --append 'quiet' --max-ticks 2_000_000_000
            tt record guests/demo.elf --timeout 10""",
         "GUEST is a disk image, a kernel (bzImage, ELF, Multiboot 1 and 2) or a guest of the Denali "
-        "machine.  On a terminal its console is yours: Ctrl-C or Ctrl-A x ends the recording, Ctrl-A c sends "
-        "Ctrl-C to the guest, Ctrl-A h tells more.  Otherwise the console goes to stdout, and the lines of "
-        "--input or of stdin are typed one by one, each when the guest waits at a prompt; at a prompt with no line left "
-        "the recording ends, unless --timeout or --max-ticks says when.  The image is never written to.",
+        "machine.  On a terminal its console is yours: Ctrl-C or Ctrl-A x ends the recording, Ctrl-A c "
+        "sends Ctrl-C to the guest, Ctrl-A h tells more.  Otherwise the console goes to stdout, and the "
+        "lines of --input or of stdin are typed one by one, each when the guest waits at a prompt; at a "
+        "prompt with no line left the recording ends, unless --timeout or --max-ticks says when.  The image"
+        " is never written to.",
     )
     parser.add_argument("guest", metavar="GUEST", nargs="?", type=Path, help="what to run")
     parser.add_argument(
