@@ -17,7 +17,7 @@ from pathlib import Path
 import side_by_side as bench
 
 from tt.log import Trace
-from tt.vmm.config import configure_pc
+from tt.vmm.configure import configure_pc
 
 PROMPT = b"root@debian:~#"
 

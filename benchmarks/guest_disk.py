@@ -62,7 +62,7 @@ def run(image: Path, out: Path | None, raw: Path | None, checkpoint_ticks: int |
     """Boot the guest, run the workload, and return how long it took and what it wrote."""
     import tt.recording
     from tt.events import Event, Kind
-    from tt.vmm.config import configure_pc
+    from tt.vmm.configure import configure_pc
     from tt.vmm.live import LiveSource, seeded_entropy
 
     marks: dict[str, tuple[float, float]] = {}

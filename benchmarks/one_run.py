@@ -122,7 +122,7 @@ def boot(guest: str, double: bool = False, ticks: int | None = None, epoch: int 
 
 
 def _config(guest: str, epoch: int) -> Any:
-    from tt.vmm.config import configure_denali, configure_pc
+    from tt.vmm.configure import configure_denali, configure_pc
 
     return (configure_denali if guest.endswith(".elf") else configure_pc)(Path(guest), epoch=epoch)
 

@@ -30,7 +30,7 @@ from tt.log.checkpoints import set_bits
 from tt.travel import Timeline
 from tt.travel.search import reverse_proceed
 from tt.travel.stops import Watchpoint
-from tt.vmm.config import configure_pc
+from tt.vmm.configure import configure_pc
 
 WORKLOAD = """\
 uname -a

@@ -30,7 +30,7 @@ def denali_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo_trace(denali_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a recording of the demo guest."""
     from tt.recording import record
-    from tt.vmm.config import configure
+    from tt.vmm.configure import configure
 
     path = tmp_path_factory.mktemp("traces") / "demo.tt"
     record(configure(denali_demo, epoch=1_700_000_000), path)

@@ -21,7 +21,8 @@ from tt.log import Trace, TraceWriter
 from tt.log.schema import VERSION
 from tt.recording import record
 from tt.replay import verify
-from tt.vmm.config import DiskConfig, configure_denali
+from tt.vmm.config import DiskConfig
+from tt.vmm.configure import configure_denali
 from tt.vmm.live import LiveSource
 
 DISK_BYTES = 5 * 4096

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from tt.recording import Recording, record
     from tt.replay import Replay, Verdict, verify
     from tt.travel import Timeline
-    from tt.vmm.config import MachineConfig, configure
+    from tt.vmm.config import MachineConfig
+    from tt.vmm.configure import configure
     from tt.vmm.live import LiveSource
     from tt.vmm.machine import Machine
 
@@ -42,7 +43,8 @@ _HOMES = {
     "Trace": "tt.log",
     **dict.fromkeys(("Recording", "record"), "tt.recording"),
     **dict.fromkeys(("Replay", "Verdict", "verify"), "tt.replay"),
-    **dict.fromkeys(("MachineConfig", "configure"), "tt.vmm.config"),
+    "MachineConfig": "tt.vmm.config",
+    "configure": "tt.vmm.configure",
     "LiveSource": "tt.vmm.live",
     "Machine": "tt.vmm.machine",
     "Timeline": "tt.travel",

@@ -12,7 +12,9 @@ from pathlib import Path
 from tt.events import Event, Kind
 from tt.log import BackgroundWriter, ConsoleCoalescer
 from tt.vmm import running
-from tt.vmm.config import MachineConfig, build_machine, open_disks
+from tt.vmm.build import build_machine
+from tt.vmm.config import MachineConfig
+from tt.vmm.disk_images import open_disks
 from tt.vmm.engine import FOREVER
 from tt.vmm.live import LiveSource
 from tt.vmm.machine import Machine, Stop

@@ -15,7 +15,9 @@ from tt.log.checkpoints import PAGE, StoredCheckpoint, set_bits
 from tt.log.disk_writer import DISK_ONLY
 from tt.recording import state_digest
 from tt.vmm import running
-from tt.vmm.config import MachineConfig, build_machine, open_disks
+from tt.vmm.build import build_machine
+from tt.vmm.config import MachineConfig
+from tt.vmm.disk_images import open_disks
 from tt.vmm.engine import FOREVER
 from tt.vmm.machine import Machine, Stop
 

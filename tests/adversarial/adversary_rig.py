@@ -16,7 +16,10 @@ from tt.errors import BadInput
 from tt.events import Event, Kind
 from tt.guests import debian
 from tt.guests.apt import cache_directory
-from tt.vmm.config import DiskConfig, MachineConfig, build_machine, configure_denali, configure_pc, open_disks
+from tt.vmm.build import build_machine
+from tt.vmm.config import DiskConfig, MachineConfig
+from tt.vmm.configure import configure_denali, configure_pc
+from tt.vmm.disk_images import open_disks
 from tt.vmm.machine import Machine
 from tt.vmm.nondeterminism import Quiet
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tt.errors import TTError
 from tt.recording import record
 from tt.vmm import live
-from tt.vmm.config import configure_denali, configure_pc
+from tt.vmm.configure import configure_denali, configure_pc
 from tt.vmm.engine import FOREVER
 
 

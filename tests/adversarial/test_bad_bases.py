@@ -14,7 +14,8 @@ from tt.errors import BadInput
 from tt.log import Trace
 from tt.recording import record
 from tt.replay import Replay, verify
-from tt.vmm.config import MachineConfig, configure_denali, configure_pc
+from tt.vmm.config import MachineConfig
+from tt.vmm.configure import configure_denali, configure_pc
 
 SIZE = 3 << 20
 

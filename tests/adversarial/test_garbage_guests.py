@@ -15,7 +15,7 @@ from tt.errors import BadInput
 from tt.log import Trace
 from tt.recording import record
 from tt.replay import verify
-from tt.vmm.config import configure_denali, configure_pc
+from tt.vmm.configure import configure_denali, configure_pc
 
 MOST_TICKS = 100_000  # code that never repeats runs at the speed of translation
 MEM = 16 << 20

@@ -11,7 +11,7 @@ from adversary_rig import EPOCH, demo_config, elf_kernel
 from tt.log import Trace
 from tt.recording import record
 from tt.replay import verify
-from tt.vmm.config import configure_pc
+from tt.vmm.configure import configure_pc
 from tt.vmm.live import LiveSource
 from tt.vmm.machine import SLICE_TICKS, Machine
 

@@ -13,7 +13,7 @@ from tt.symbols import for_timeline
 from tt.travel import Timeline
 from tt.travel.bisect import bisect, cause, watched_transitions
 from tt.travel.expressions import compile_condition, evaluate, evaluate_any
-from tt.vmm.config import configure_pc
+from tt.vmm.configure import configure_pc
 
 pytestmark = pytest.mark.slow
 

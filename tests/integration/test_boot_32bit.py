@@ -13,7 +13,7 @@ from boot_rig import EPOCH, QUICK, Boot, replays_exactly
 
 from tt.errors import BadInput
 from tt.guests import apt, cpio, tools
-from tt.vmm.config import configure_pc
+from tt.vmm.configure import configure_pc
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import pytest
 from boot_rig import EPOCH, Boot, replays_exactly
 
 from tt.guests.apt import cache_directory
-from tt.vmm.config import configure_pc
+from tt.vmm.configure import configure_pc
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from boot_rig import EPOCH, QUICK, Boot, replays_exactly
 
 from tt.log import Trace
 from tt.vmm.boot.loader import PC_CMDLINE
-from tt.vmm.config import configure_pc
+from tt.vmm.configure import configure_pc
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,10 @@ from boot_rig import EPOCH, Boot, replays_exactly
 from tt.log import Trace
 from tt.replay import Replay, TraceSource, config_of
 from tt.vmm import running
-from tt.vmm.config import MachineConfig, build_machine, configure_pc, open_disks
+from tt.vmm.build import build_machine
+from tt.vmm.config import MachineConfig
+from tt.vmm.configure import configure_pc
+from tt.vmm.disk_images import open_disks
 
 SOURCES = Path(__file__).parents[2] / "examples" / "hobby-os"
 BOOTED = """\

@@ -17,7 +17,8 @@ from boot_rig import EPOCH, PROMPT, QUICK, Boot, replays_exactly
 from tt.guests import tools
 from tt.vmm.boot.decompress import sniff_compression
 from tt.vmm.boot.linux import SetupHeader, extract_vmlinux
-from tt.vmm.config import MachineConfig, configure_pc
+from tt.vmm.config import MachineConfig
+from tt.vmm.configure import configure_pc
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,7 @@ from tt.chronus.store.history import History
 from tt.chronus.why.finding import explain
 from tt.guests.apt import cache_directory
 from tt.recording import record
-from tt.vmm.config import configure
+from tt.vmm.configure import configure
 from tt.vmm.live import LiveSource, seeded_entropy
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from tt.replay import verify
 from tt.travel import Timeline
 from tt.travel.branches.compare import first_difference
 from tt.travel.branches.family import family
-from tt.vmm.config import configure
+from tt.vmm.configure import configure
 from tt.vmm.live import LiveSource
 
 

@@ -54,7 +54,7 @@ int main(void)
 def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a recording of a guest with functions that gdb can step through, its source beside it."""
     from tt.recording import record
-    from tt.vmm.config import configure
+    from tt.vmm.configure import configure
     from tt.vmm.denali.guest_build import KIT, build_guest
 
     folder = tmp_path_factory.mktemp("sums")

@@ -18,7 +18,7 @@ TICKS = 2_000_000_000
 @pytest.fixture(scope="module")
 def recording(debian_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tt.recording import record
-    from tt.vmm.config import configure
+    from tt.vmm.configure import configure
 
     path = tmp_path_factory.mktemp("gdb") / "debian.tt"
     record(configure(debian_image, epoch=1_700_000_000), path, max_ticks=TICKS)

@@ -18,13 +18,13 @@ from tt.recording import record
 from tt.symbols import for_timeline
 from tt.travel import Timeline
 from tt.travel.stops import Watchpoint
-from tt.vmm.config import configure
+from tt.vmm.configure import configure
 
 
 @pytest.fixture(scope="module")
 def hobby_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a recording of the 32-bit hobby kernel, with its timer running."""
-    from tt.vmm.config import configure_pc
+    from tt.vmm.configure import configure_pc
 
     for tool in ("make", "gcc", "ld"):
         if shutil.which(tool) is None:

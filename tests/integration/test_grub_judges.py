@@ -12,7 +12,7 @@ from boot_rig import EPOCH, Boot
 from grub_facts import FACTS, FILES
 from multiboot_rig import build, make_image
 
-from tt.vmm.config import configure_pc
+from tt.vmm.configure import configure_pc
 
 pytestmark = pytest.mark.slow
 

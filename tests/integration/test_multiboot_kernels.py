@@ -10,7 +10,7 @@ from multiboot_rig import build, make_image
 
 from tt.log import Trace
 from tt.replay import config_of
-from tt.vmm.config import configure_pc
+from tt.vmm.configure import configure_pc
 
 MEM = 16 << 20
 SECTIONS = "sections size=40 .text .data .bss .symtab(zeros is there) .strtab .shstrtab\n"

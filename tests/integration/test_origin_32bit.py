@@ -12,7 +12,7 @@ from tt.recording import record
 from tt.travel import Timeline
 from tt.travel.sources import Source
 from tt.travel.writes import Write
-from tt.vmm.config import configure
+from tt.vmm.configure import configure
 
 KERNEL = """
         .set AT, 0x100000

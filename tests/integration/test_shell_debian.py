@@ -10,7 +10,7 @@ from boot_rig import EPOCH, Boot
 
 from tt.log import Trace
 from tt.shell import Session
-from tt.vmm.config import configure_pc
+from tt.vmm.configure import configure_pc
 
 pytestmark = pytest.mark.slow
 

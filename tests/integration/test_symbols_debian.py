@@ -16,7 +16,7 @@ from tt.recording import record
 from tt.replay import Replay
 from tt.symbols import Stack, SymbolTable, for_timeline, of_machine, walk
 from tt.symbols.guest import of_kernel_image
-from tt.vmm.config import configure
+from tt.vmm.configure import configure
 from tt.vmm.live import LiveSource, seeded_entropy
 
 pytestmark = pytest.mark.slow

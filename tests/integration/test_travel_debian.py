@@ -24,7 +24,7 @@ STRETCH = 2_500
 @pytest.fixture(scope="module")
 def trace(debian_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trace]:
     from tt.recording import record
-    from tt.vmm.config import configure
+    from tt.vmm.configure import configure
 
     path = tmp_path_factory.mktemp("traces") / "debian.tt"
     entropy = random.Random(1).randbytes  # the same recording each time

@@ -14,7 +14,7 @@ from tt.log import Trace
 from tt.recording import record
 from tt.symbols import for_timeline
 from tt.travel import Timeline
-from tt.vmm.config import configure
+from tt.vmm.configure import configure
 
 NOT_HERE = 77
 JOBS, JOB_BYTES, NEXT = 12, 40, 32  # guests/denali/bug.c

@@ -146,12 +146,12 @@ CHANCE = {
     "socket": {"*"},
     "select": {"*"},
 }
-# The door's live side may look at the host; config's defaults are parameters that go into the trace.
+# The door's live side may look at the host.
 LIVE = {"tt.vmm.live", "tt.vmm.nondeterminism"}
 ALLOWED = {
-    ("tt.vmm.config", "time.time"),
-    ("tt.vmm.config", "time.time_ns"),
-    ("tt.vmm.config", "os.urandom"),
+    ("tt.vmm.configure", "time.time"),  # the default of a parameter that goes into the trace
+    ("tt.vmm.build", "time.time_ns"),  # defaults of parameters, asked through the door
+    ("tt.vmm.build", "os.urandom"),
     ("tt.vmm.pc.machine", "os.urandom"),  # the default of a parameter, asked through the door
     ("tt.vmm.denali.guest_build", "os.environ"),  # finds the compiler; runs before there is a machine
     ("tt.vmm.boot.grubcfg", "id"),  # tells entries apart; their order is the file's

@@ -12,7 +12,7 @@ from tt.events import Event, Kind
 from tt.log import Trace
 from tt.recording import Recording, record
 from tt.replay import Replay, verify
-from tt.vmm.config import configure
+from tt.vmm.configure import configure
 from tt.vmm.live import LiveSource
 
 

@@ -90,7 +90,7 @@ def play(trace_path: Path, scratch: Path) -> Demo:
     from tt.log import Trace
     from tt.recording import record
     from tt.replay import Replay
-    from tt.vmm.config import configure_denali
+    from tt.vmm.configure import configure_denali
 
     recording = record(configure_denali(demo_guest(scratch)), trace_path)
     with Trace.open(trace_path) as trace:

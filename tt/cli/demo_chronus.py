@@ -70,7 +70,7 @@ def play(path: Path, say: Callable[[str], None]) -> tuple[Bisection, Finding, di
     from tt.chronus.why.finding import explain
     from tt.cli.keyboard import script_lines
     from tt.recording import record
-    from tt.vmm.config import configure
+    from tt.vmm.configure import configure
     from tt.vmm.live import LiveSource, seeded_entropy
 
     image = _guest(say)

@@ -100,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
     from tt.cli import keyboard
     from tt.events import Event, Kind
     from tt.recording import record
-    from tt.vmm.config import configure, parse_size
+    from tt.vmm.config import parse_size
+    from tt.vmm.configure import configure
     from tt.vmm.live import LiveSource, seeded_entropy
 
     config = configure(

@@ -22,7 +22,8 @@ from tt.travel.checkpoints import ODD_STATE, CheckpointStore
 from tt.travel.disks import RecordedDisk, histories
 from tt.travel.stops import Arrival, Stops
 from tt.travel.writes import Write
-from tt.vmm.config import build_machine, open_disks
+from tt.vmm.build import build_machine
+from tt.vmm.disk_images import open_disks
 from tt.vmm.machine import Machine, Stop
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from tt.recording import record
 from tt.travel import Timeline
 from tt.travel.branches.compare import Parting, diff_states, first_difference
 from tt.travel.branches.fork import Fork
-from tt.vmm.config import configure
+from tt.vmm.configure import configure
 
 AT = 5_000_000
 FREE = 0x400000

@@ -13,7 +13,7 @@ from tt.recording import record
 from tt.travel import Timeline
 from tt.travel.bisect import bisect
 from tt.travel.expressions import compile_condition, compile_expression, evaluate_any
-from tt.vmm.config import configure
+from tt.vmm.configure import configure
 
 TEXT = b"slowly, but it prints\n and more"
 FIRST, EACH = 5, 105  # the first byte is out with tick 5, each other one 105 ticks after the one before

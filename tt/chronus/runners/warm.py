@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tt.events import Event
-from tt.vmm.config import MachineConfig, build_machine
+from tt.vmm.build import build_machine
+from tt.vmm.config import MachineConfig
 from tt.vmm.disk import Base, OverlayDisk
 from tt.vmm.machine import Machine
 from tt.vmm.nondeterminism import Source

@@ -28,8 +28,9 @@ from tt.log.disk_log import DiskLog, Entry, Piece
 from tt.log.disk_rows import ChangeKind
 from tt.log.disk_writer import DISK_ONLY
 from tt.log.sectors import BLOCK_SECTORS, SECTOR
-from tt.vmm.config import MachineConfig, open_disks
+from tt.vmm.config import MachineConfig
 from tt.vmm.disk import BLOCK, Base, BaseImage
+from tt.vmm.disk_images import open_disks
 
 _CACHED_BLOCKS = 4096
 _FEW_BLOCKS = 1 << 16

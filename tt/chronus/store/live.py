@@ -27,8 +27,9 @@ from tt.log import Trace
 from tt.log.disk_rows import ChangeKind
 from tt.log.disk_writer import DISK_ONLY, DiskWriter
 from tt.log.sectors import BLOCK_SECTORS, SECTOR
-from tt.vmm.config import DiskConfig, MachineConfig, describe_disk, open_disks
+from tt.vmm.config import DiskConfig, MachineConfig
 from tt.vmm.disk import BLOCK, BaseImage
+from tt.vmm.disk_images import describe_disk, open_disks
 
 CACHE_BYTES = 4 << 30  # of the spool, kept for reading although it is packed
 BACKLOG_BYTES = 8 << 30  # of the spool, not packed yet, before writers have to wait

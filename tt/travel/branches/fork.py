@@ -33,7 +33,7 @@ from tt.travel.branches.family import parent_entry
 from tt.travel.branches.outside import BranchSource, KeptInputs
 from tt.travel.branches.past import Past, copy_files
 from tt.travel.interrupts import noted
-from tt.vmm.config import build_machine
+from tt.vmm.build import build_machine
 from tt.vmm.disk import SECTOR
 from tt.vmm.engine import FOREVER
 from tt.vmm.live import COMMIT_EVERY_S
