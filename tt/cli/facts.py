@@ -62,7 +62,7 @@ def trace_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "damage", "none"
 
 
-_TOLD = {"ended", "guest_ns"}  # parts of the summary that other lines tell
+_TOLD = {"at", "ended", "guest_ns"}  # parts of the summary that other lines tell
 
 
 def _machine(config: dict[str, Any], files: dict[str, int]) -> Iterator[tuple[str, str]]:
