@@ -130,8 +130,60 @@ def test_errors(tmp_path: Path, disk: Path) -> None:
 
 def test_an_image_whose_kernel_is_none(tmp_path: Path) -> None:
     image = make_ext(tmp_path / "fs", {"vmlinuz": b"not a kernel"}, size="4M", kind="ext2")
-    with pytest.raises(BadInput, match="/vmlinuz in .* is no kernel tt can boot"):
+    with pytest.raises(BadInput, match="/vmlinuz in .* is no kernel, which tt cannot boot"):
         plan_boot(image, mem_bytes=MEM)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (b"\x27\x05\x19\x56", "a U-Boot image"),
+        (bytes(0x38) + b"ARM\x64", "a kernel for ARM64"),
+        (bytes(0x24) + b"\x18\x28\x6f\x01", "a kernel for ARM"),
+        (bytes(0x38) + b"RSC\x05", "a kernel for RISC-V"),
+        (b"MZ\0\0zimg" + bytes(16) + b"gzip", r"a compressed kernel for EFI \(gzip\)"),
+        (b"MZ" + bytes(58) + b"\x40\0\0\0PE\0\0", "a program for EFI, perhaps a unified kernel image"),
+    ],
+)
+def test_kernels_of_others_are_named(tmp_path: Path, head: bytes, message: str) -> None:
+    path = put(tmp_path / "Image", head.ljust(8192, b"\0"))
+    for arguments in ({"guest": path}, {"guest": None, "kernel": path}):
+        with pytest.raises(BadInput, match=f"Image is {message}: tt boots"):
+            plan_boot(**arguments, mem_bytes=MEM)  # type: ignore[arg-type]
+    image = make_ext(tmp_path / "fs", {"vmlinuz": path.read_bytes()}, size="4M", kind="ext2")
+    with pytest.raises(BadInput, match=f"/vmlinuz in .* is {message}, which tt cannot boot"):
+        plan_boot(image, mem_bytes=MEM)
+
+
+def patched(offset: int, value: bytes) -> bytes:
+    return BZIMAGE[:offset] + value + BZIMAGE[offset + len(value) :]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "append", "message"),
+    [
+        (patched(0x206, b"\x01\x02"), "", "speaks boot protocol 2.01, from before Linux 2.4"),
+        (patched(0x206, b"\x00\x03"), "", "speaks boot protocol 3.00"),
+        (patched(0x23C, b"\x02"), "", "hardware subarchitecture 2, not for a PC"),
+        (patched(0x250, b"\x01"), "", "points to setup_data"),
+        (patched(0x236, b"\0\0"), "", "denies a 64-bit entry .xloadflags bit 0."),
+        (BZIMAGE, "mem=48M", "ends the kernel's memory at 48 MB .mem=., below its initrd"),
+        (BZIMAGE, "mem=0x10000K mem=1G mem=40M", "at 40 MB"),
+    ],
+)
+def test_what_a_new_guest_must_not_ask_for(tmp_path: Path, kernel: bytes, append: str, message: str) -> None:
+    files = {"kernel": put(tmp_path / "k", kernel), "initrd": put(tmp_path / "i", b"initrd")}
+    with pytest.raises(BadInput, match=message):
+        plan_boot(None, **files, append=append, mem_bytes=MEM)
+    # What was recorded before is planned as it was.
+    assert plan_boot_from_parts("linux-bzimage", kernel, b"initrd", append, MEM).kernel == kernel
+
+
+def test_memory_that_the_kernel_may_use(tmp_path: Path) -> None:
+    kernel, initrd = put(tmp_path / "k", BZIMAGE), put(tmp_path / "i", b"initrd")
+    for append in ("mem=64M", "mem=nopentium", "mem=1G", "memmap=4M", "mem=0400000000"):
+        assert plan_boot(None, kernel=kernel, initrd=initrd, append=append, mem_bytes=MEM).initrd == b"initrd"
+    assert plan_boot(None, kernel=kernel, append="mem=32M", mem_bytes=MEM).initrd is None
 
 
 def test_files_too_large_are_refused(tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tt.chronus.runners.boot_files import boot_files, command_line
 from tt.chronus.runners.runner import CannotBoot, Setup
 from tt.chronus.search.verdicts import ProbeError
 from tt.chronus.store.view import ImageView
+from tt.vmm.boot.modules import Module, unpack
 
 INIT = ("/bin/sh", "/dev/vdb")
 
@@ -55,6 +57,16 @@ def test_nothing_to_boot(empty: ImageView) -> None:
     with pytest.raises(CannotBoot, match="no kernel found") as raised:
         boot_files(empty, Setup())
     assert empty.where not in str(raised.value)
+
+
+def test_given_multiboot(empty: ImageView, tmp_path: Path) -> None:
+    """Nothing is added to the words of a Multiboot kernel, and its initrd is a module without words."""
+    kernel, module = tmp_path / "kernel", tmp_path / "module"
+    kernel.write_bytes(struct.pack("<III", 0x1BADB002, 3, -(0x1BADB002 + 3) & 0xFFFFFFFF))
+    module.write_bytes(b"a module")
+    files = boot_files(empty, Setup(kernel=kernel, initrd=module))
+    assert (files.kind, files.cmdline) == ("multiboot1", "")
+    assert unpack(files.initrd) == [Module("", b"a module")]
 
 
 def test_given(empty: ImageView, tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from tt.chronus.probes.run import RunProbe
 from tt.chronus.runners.boot_files import BootFiles
 from tt.chronus.runners.kvm import self_test_kernel
 from tt.chronus.runners.named import runner
-from tt.chronus.runners.qemu import QemuRunner, kernel_words, what_boots
+from tt.chronus.runners.qemu import QemuRunner, companions, kernel_words, what_boots
 from tt.chronus.runners.runner import CannotBoot, Setup
 from tt.chronus.search.verdicts import ProbeError
 from tt.chronus.store.view import ImageView
 from tt.errors import UsageError
 from tt.vmm.boot.loader import PC_CMDLINE
+from tt.vmm.boot.modules import Module, pack
 
 
 def words(cmdline: str, setup: Setup | None = None) -> str:
@@ -40,6 +41,17 @@ def test_the_kernel_is_told_what_it_needs_here() -> None:
 def test_what_a_recorded_kernel_was_told_of_tts_machine_is_left_out() -> None:
     assert words(f"root=/dev/vda {' '.join(PC_CMDLINE)} ro") == "root=/dev/vda console=ttyS0 ro panic=-1"
     assert "nokaslr" in words("root=/dev/vda nokaslr")  # somebody's own wish
+
+
+def test_a_multiboot_kernel_is_told_nothing_of_ours() -> None:
+    modules = [Module("a, b", b"1"), Module("", b"2")]
+    files = BootFiles(b"", pack(modules), "x", "a test", "multiboot1")
+    assert kernel_words(files, Setup(append="y")) == "x y"
+    assert companions(files) == [("a, b", b"1"), ("", b"2")]
+    assert companions(BootFiles(b"", None, "", "a test", "multiboot1")) == []
+    assert companions(BootFiles(b"", b"i", "", "a test", "linux-bzimage")) == [("", b"i")]
+    with pytest.raises(CannotBoot, match="QEMU boots no Multiboot2 kernel by itself"):
+        companions(BootFiles(b"", None, "", "a test", "multiboot2"))
 
 
 def test_a_runner_by_name() -> None:

@@ -334,6 +334,6 @@ def _planned(key: bytes, unseen: _Unseen, own: str, added: str, mem_bytes: int) 
         added = f"{_NO_WAITING} {added}"
     cmdline = loader.full_cmdline(kind, own, added)
     try:
-        return loader.plan_boot_from_parts(kind, files.kernel, files.initrd, cmdline, mem_bytes)
+        return loader.plan_new(kind, files.kernel, files.initrd, cmdline, mem_bytes)
     except BadInput as e:
         raise CannotBoot(str(e)) from None

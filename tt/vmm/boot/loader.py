@@ -8,6 +8,7 @@ from tt.errors import BadInput
 from tt.vmm.boot import bootconfig, elf, images, linux, multiboot, multiboot2
 from tt.vmm.boot.filetree import printable
 from tt.vmm.boot.kinds import MULTIBOOT, companion, kernel_kind
+from tt.vmm.boot.linux_checks import check_bzimage, foreign_kernel
 from tt.vmm.boot.plan import BootPlan
 from tt.vmm.disk import refuse_special
 
@@ -61,24 +62,37 @@ def plan_boot(
     elif _kind_of_file(guest) is not None:
         kernel_bytes = read_file(guest, bootconfig.MAX_KERNEL)
         kind = kernel_kind(kernel_bytes)
+    elif (foreign := foreign_kernel(_read_head(guest))) is not None:
+        raise BadInput(
+            f"{guest} is {foreign}: tt boots bzImage, ELF, Multiboot and Multiboot2 kernels for x86"
+        )
     else:
         entry = bootconfig.find_boot_entry(images.open_image(guest))
         kernel_bytes, initrd_bytes, cmdline, kind = entry.kernel, entry.initrd, entry.cmdline, entry.kind
         notes.append(f"boots {entry.description}")
         if kind is None:
+            what = foreign_kernel(kernel_bytes) or "no kernel"
             raise BadInput(
-                f"{printable(entry.kernel_path)} in {guest} is no kernel tt can boot: give --kernel"
+                f"{printable(entry.kernel_path)} in {guest} is {what}, which tt cannot boot: give --kernel"
             )
     if kind is None:
+        what = foreign_kernel(kernel_bytes) or "no kernel"
         raise BadInput(
-            f"{kernel or guest} is no kernel: tt boots bzImage, ELF, Multiboot and Multiboot2 kernels"
+            f"{kernel or guest} is {what}: tt boots bzImage, ELF, Multiboot and Multiboot2 kernels for x86"
         )
     if initrd is not None:
         initrd_bytes = companion(kind, read_file(initrd, bootconfig.MAX_INITRD))
     cmdline = full_cmdline(kind, cmdline, append)
-    plan = plan_boot_from_parts(kind, kernel_bytes, initrd_bytes, cmdline, mem_bytes)
+    plan = plan_new(kind, kernel_bytes, initrd_bytes, cmdline, mem_bytes)
     plan.description[:0] = notes
     return plan
+
+
+def plan_new(kind: str, kernel: bytes, initrd: bytes | None, cmdline: str, mem_bytes: int) -> BootPlan:
+    """Plan the boot of a guest that was not recorded before: what cannot end well is refused by name."""
+    if kind == linux.BZIMAGE:
+        check_bzimage(kernel, initrd, cmdline, mem_bytes)
+    return plan_boot_from_parts(kind, kernel, initrd, cmdline, mem_bytes)
 
 
 def plan_boot_from_parts(
