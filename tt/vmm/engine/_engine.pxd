@@ -58,7 +58,7 @@ cdef extern from "core.h" nogil:
         uint64_t entered_at
         bint caught, caught_call
         uint32_t caught_number
-        uint64_t fills, slow_blocks, blocks_made, blocks_unpatched, class_flips, io_exits, counted, aborted
+        uint64_t fills, slow_blocks, blocks_made, blocks_revived, blocks_unpatched, class_flips, io_exits, counted, aborted
         char error[256]
     ctypedef struct Layout:
         int state_size, efer, xmm

@@ -317,6 +317,7 @@ cdef class Engine:
     def statistics(self):
         return {
             "tlb_fills": self.c.fills, "slow_blocks": self.c.slow_blocks, "blocks_made": self.c.blocks_made,
+            "blocks_revived": self.c.blocks_revived,
             "blocks_unpatched": self.c.blocks_unpatched, "class_flips": self.c.class_flips,
             "io_exits": self.c.io_exits,
             "kernel_tlb": tt_tlb_entries(&self.c, 2), "user_tlb": tt_tlb_entries(&self.c, 1),

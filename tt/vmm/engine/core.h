@@ -23,6 +23,7 @@
  *   denali.c   the Denali architecture's TLB, upcalls, virtual instructions
  *   memory.c   the machine's pages: their bytes, which of them changed
  *   digest.c   the 128-bit digest of RAM, kept from dirty pages
+ *   revive.c   translated blocks that were dropped, taken into use again
  *   revert.c   going back: RAM fetched page by page when it is next looked at
  */
 #ifndef TT_CORE_H
@@ -116,6 +117,15 @@ typedef struct Callbacks {
     int (*fetch_page)(void *self, uint64_t page, uint8_t *into); /* false: it failed */
 } Callbacks;
 
+/* Blocks that may come back (revive.c). */
+typedef struct Noted Noted;
+typedef struct Revival {
+    Noted **buckets;
+    uint64_t bucket_count, count;
+    uint8_t *top; /* where host code ended when a block was noted last */
+    Noted *reviving;
+} Revival;
+
 /* What turns guest code into host code, and the CPU structure that this code works on. */
 typedef struct Translator {
     uc_engine *uc;
@@ -130,6 +140,7 @@ typedef struct Translator {
     uint64_t began_ns; /* host time when the run began */
     uint32_t effort;       /* host time spent off the fast path in this run, in units of 0.1 us */
     bool refetch;          /* the code that runs may have been mapped elsewhere: look the next block up anew */
+    Revival revival;
 } Translator;
 
 /* The CPU's state beyond what is in env, and what kind of CPU it is. */
@@ -181,7 +192,7 @@ typedef struct Engine {
     bool double_bookkeeping;
 
     /* Statistics, never seen by the guest. */
-    uint64_t fills, slow_blocks, blocks_made, blocks_unpatched, class_flips, io_exits;
+    uint64_t fills, slow_blocks, blocks_made, blocks_revived, blocks_unpatched, class_flips, io_exits;
     uint64_t counted, aborted; /* independent count: see count_instructions */
     char error[256];
 } Engine;
@@ -205,7 +216,7 @@ enum { MTRR_SIZE = 8 * (11 + 1 + 16), MTRR_SAVED = -256 }; /* where in a saved s
 
 /* How long run() may take when every instruction is slow: some 100 ms.  It comes
  * back early then, which no guest can notice. */
-enum { EFFORT_LIMIT = 1000000, EFFORT_FILL = 3, EFFORT_FAULT = 10, EFFORT_ACCESS = 30, EFFORT_BLOCK = 150 };
+enum { EFFORT_LIMIT = 1000000, EFFORT_FILL = 3, EFFORT_FAULT = 10, EFFORT_ACCESS = 30, EFFORT_BLOCK = 150, EFFORT_REVIVE = 10 };
 
 /* engine.c */
 #define TT_FOREVER 0x7fffffffffffffffull /* a tick that no machine reaches */
@@ -270,6 +281,12 @@ void tt_copy_state(Engine *e, uint8_t *to);
 bool tt_load_state(Engine *e, const uint8_t *from);
 /* instructions.c */
 bool tt_hook_instructions(Engine *e);
+/* revive.c */
+void tt_note_block(Engine *e, Block *tb);
+Block *tt_revive_block(Engine *e, uint64_t pc, uint64_t cs_base, uint32_t flags, int cflags);
+bool tt_reviving(Engine *e, Block *tb);
+int tt_revived_size(Engine *e, Block *tb);
+void tt_forget_noted(Engine *e);
 /* watch.c */
 bool tt_set_breaks(Engine *e, const uint64_t *addrs, int count);
 bool tt_set_watches(Engine *e, const Watch *watches, int count);

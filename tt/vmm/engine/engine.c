@@ -54,6 +54,7 @@ void tt_close(Engine *e)
     tt_memory_close(&e->mem);
     if (e->tr.pages)
         munmap(e->tr.pages, pages_size(e));
+    tt_forget_noted(e);
     free(e->cpu.cpuid);
     free(e->breaks);
     free(e->marks);

@@ -31,13 +31,19 @@ Inside tt_inside;
 _Thread_local Engine *tt_current;
 _Thread_local Probe *tt_probe;
 
+enum { PROBED_CONTEXT = 1024 }; /* bytes of QEMU's TCGContext, which has 30 KB */
+
 static int gen_code(void *tcg_ctx, Block *tb)
 {
-    int size = tt_inside.tcg_gen_code(tcg_ctx, tb);
+    if (tt_current && tt_current->tr.tcg_ctx == tcg_ctx && tt_current->tr.revival.reviving)
+        return tt_revived_size(tt_current, tb);
     if (unlikely(tt_probe != NULL)) {
         tt_probe->tcg_ctx = tcg_ctx;
         tt_probe->block = tb;
+        tt_probe->first = tt_probe->first ? tt_probe->first : tb;
+        tt_probe->code_end = tt_find_once(tcg_ctx, 0, PROBED_CONTEXT, (uint64_t)tb->code);
     }
+    int size = tt_inside.tcg_gen_code(tcg_ctx, tb);
     if (tt_current && tt_current->tr.tcg_ctx == tcg_ctx && size > 0)
         tt_patch_block(tt_current, tb);
     return size;
@@ -67,6 +73,8 @@ static _Thread_local int block_limit;
 
 static void translate(void *cpu, Block *tb, int max_instructions)
 {
+    if (tt_current && tt_current->tr.cpu == cpu && tt_reviving(tt_current, tb))
+        return;
     if (block_limit && block_limit < max_instructions)
         max_instructions = block_limit;
     block_limit = 0;
@@ -75,13 +83,21 @@ static void translate(void *cpu, Block *tb, int max_instructions)
 
 static Block *make_block(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, int cflags)
 {
-    Block *tb = tt_inside.tb_gen_code(cpu, pc, cs_base, flags, cflags);
-    int first = tt_current && tt_current->tr.cpu == cpu ? tt_first_bit_test(tt_current, tb) : 0;
+    Engine *e = tt_current && tt_current->tr.cpu == cpu ? tt_current : NULL;
+    Block *tb = e ? tt_revive_block(e, pc, cs_base, flags, cflags) : NULL;
+
+    if (tb)
+        return tb;
+    tb = tt_inside.tb_gen_code(cpu, pc, cs_base, flags, cflags);
+    if (!e)
+        return tb;
+    int first = tt_first_bit_test(e, tb);
     if (first > 0 && first < tb->icount) {
-        tt_inside.tb_phys_invalidate(tt_current->tr.tcg_ctx, tb, -1);
+        tt_inside.tb_phys_invalidate(e->tr.tcg_ctx, tb, -1);
         block_limit = first;
         tb = tt_inside.tb_gen_code(cpu, pc, cs_base, flags, cflags);
     }
+    tt_note_block(e, tb);
     return tb;
 }
 
@@ -165,6 +181,7 @@ const char *tt_find_functions(void)
     FIND(check_io[0], "helper_check_iob");
     FIND(check_io[1], "helper_check_iow");
     FIND(check_io[2], "helper_check_iol");
+    FIND(page_addr_code, "get_page_addr_code");
     FIND(tcg_gen_code, "tcg_gen_code");
     FIND(cpu_loop_exit_noexc, "cpu_loop_exit_noexc");
     FIND(tb_htable_lookup, "tb_htable_lookup");

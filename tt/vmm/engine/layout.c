@@ -22,7 +22,7 @@ static const uint8_t just_hlt[] = {0xf4};
 
 /* ---- finding ------------------------------------------------------------ */
 
-/* Where `value` lies in `from`, or -1; find_u64 wants it to lie there once. */
+/* Where `value` lies in `from`, or -1; tt_find_once wants it to lie there once. */
 static __attribute__((no_sanitize("address"))) int find_first(const uint8_t *from, int begin, int end, uint64_t value)
 {
     for (int i = begin; i + 8 <= end; i += 8)
@@ -31,7 +31,7 @@ static __attribute__((no_sanitize("address"))) int find_first(const uint8_t *fro
     return -1;
 }
 
-static int find_u64(const uint8_t *from, int begin, int end, uint64_t value)
+int tt_find_once(const uint8_t *from, int begin, int end, uint64_t value)
 {
     int found = find_first(from, begin, end, value);
     return found >= 0 && find_first(from, found + 8, end, value) >= 0 ? -1 : found;
@@ -45,7 +45,7 @@ static int find_msr(Engine *e, uint32_t msr, int end)
 
     uc_reg_read(e->tr.uc, UC_X86_REG_MSR, &old);
     uc_reg_write(e->tr.uc, UC_X86_REG_MSR, &probe);
-    at = find_u64(e->tr.env, 0, end, MAGIC);
+    at = tt_find_once(e->tr.env, 0, end, MAGIC);
     uc_reg_write(e->tr.uc, UC_X86_REG_MSR, &old);
     return at;
 }
@@ -95,24 +95,24 @@ static const char *find_objects(Engine *e)
     e->tr.tcg_ctx = tt_probe->tcg_ctx;
     cpu_size = (int)malloc_usable_size(e->tr.cpu);
     l->uc_cpu = find_first((uint8_t *)e->tr.uc, 0, uc_size, (uint64_t)e->tr.cpu); /* parts of uc_struct have it, too */
-    l->uc_tcg_ctx = find_u64((uint8_t *)e->tr.uc, 0, uc_size, (uint64_t)e->tr.tcg_ctx);
+    l->uc_tcg_ctx = tt_find_once((uint8_t *)e->tr.uc, 0, uc_size, (uint64_t)e->tr.tcg_ctx);
     if (l->uc_cpu < 0 || l->uc_tcg_ctx < 0)
         return "its engine object does not say where its CPU is";
     l->block_distance = (int)(tt_probe->block->code - (uint8_t *)tt_probe->block);
 
     /* env: where RAX is, inside the CPU object */
     uc_reg_write(e->tr.uc, UC_X86_REG_RAX, &rax);
-    l->cpu_env = find_u64(e->tr.cpu, 0, cpu_size, MAGIC);
+    l->cpu_env = tt_find_once(e->tr.cpu, 0, cpu_size, MAGIC);
     rax = 0;
     uc_reg_write(e->tr.uc, UC_X86_REG_RAX, &rax);
     if (l->cpu_env < 0)
         return "its CPU state cannot be found";
     e->tr.env = e->tr.cpu + l->cpu_env;
-    l->cpu_env_ptr = find_u64(e->tr.cpu, 0, 1024, (uint64_t)e->tr.env);
+    l->cpu_env_ptr = tt_find_once(e->tr.cpu, 0, 1024, (uint64_t)e->tr.env);
     if (l->cpu_env_ptr < 0)
         return "its CPU state is not where its CPU says";
 
-    l->cpu_uc = find_u64(e->tr.cpu, 0, l->cpu_env, (uint64_t)e->tr.uc);
+    l->cpu_uc = tt_find_once(e->tr.cpu, 0, l->cpu_env, (uint64_t)e->tr.uc);
     if (l->cpu_uc < 0 || CPU32(e, 24) != -1)
         return "its CPU object is laid out in another way";
     l->cpu_exception_index = l->cpu_uc - 8;
@@ -203,7 +203,7 @@ static const char *find_debug_registers(Engine *e)
     int at;
 
     uc_reg_write(e->tr.uc, UC_X86_REG_DR2, &v);
-    at = find_u64(e->tr.env, 0, context_size(e), MAGIC);
+    at = tt_find_once(e->tr.env, 0, context_size(e), MAGIC);
     v = 0;
     uc_reg_write(e->tr.uc, UC_X86_REG_DR2, &v);
     if (at < 0)
@@ -228,7 +228,7 @@ static const char *find_float_registers(Engine *e)
     int at;
 
     uc_reg_write(e->tr.uc, UC_X86_REG_XMM1, xmm);
-    at = find_u64(e->tr.env, 0, context_size(e), MAGIC);
+    at = tt_find_once(e->tr.env, 0, context_size(e), MAGIC);
     uc_reg_write(e->tr.uc, UC_X86_REG_XMM1, none);
     if (at < 64)
         return "its SSE registers cannot be found";
@@ -269,7 +269,7 @@ static const char *find_fill_slot(Engine *e)
 
     if (uc_ctl_tlb_mode(e->tr.uc, UC_TLB_VIRTUAL))
         return "it has no virtual TLB";
-    tt_layout.class_fill = find_u64(class, 0, 512, (uint64_t)tt_inside.fill_tlb);
+    tt_layout.class_fill = tt_find_once(class, 0, 512, (uint64_t)tt_inside.fill_tlb);
     if (tt_layout.class_fill < 0)
         return "its TLB fill function cannot be replaced";
     *(void **)(class + tt_layout.class_fill) = probe_fill;
@@ -417,12 +417,38 @@ static const char *find_exit_checks(Engine *e)
 }
 
 /* ---- once a process ------------------------------------------------------ */
+/* What revive.c builds on: where the next block's code will lie, where a block jumps, how it is dropped. */
+static const char *check_revival(Engine *e)
+{
+    static const uint8_t jump[] = {0xeb, 0x00, 0xf4};
+    const Jumps *none, *one;
+    Block *last;
+
+    tt_inside.tb_flush(e->tr.cpu);
+    memcpy(e->mem.pool + 0x3000, jump, sizeof jump);
+    tt_probe->first = NULL;
+    uc_emu_start(e->tr.uc, 0x3000, 0, 0, 0);
+    last = tt_probe->block;
+    none = (const Jumps *)(last + 1);
+    one = (const Jumps *)(tt_probe->first + 1);
+    tt_layout.ctx_code_end = tt_probe->code_end;
+    if (tt_probe->code_end < 0 || last->pc != 0x3002 || tt_probe->first->pc != 0x3000
+        || *(uint8_t **)((uint8_t *)e->tr.tcg_ctx + tt_probe->code_end) < last->code + last->code_size)
+        return "its translator is laid out in another way";
+    if (none->reset[0] != 0xffff || none->reset[1] != 0xffff || one->reset[1] != 0xffff || !one->target[0]
+        || one->reset[0] != one->target[0] + 4 || one->reset[0] > tt_probe->first->code_size)
+        return "its blocks jump to others in another way";
+    tt_inside.tb_phys_invalidate(e->tr.tcg_ctx, last, -1);
+    if (!(last->cflags & CF_INVALID))
+        return "it drops blocks in another way";
+    return NULL;
+}
 
 static const char *probe(Engine *e)
 {
     static const char *(*const subjects[])(Engine *) = {
         find_objects, check_registers, find_msrs, find_debug_registers, find_float_registers, find_spare_words,
-        find_fill_slot, find_tlb, check_victims, check_exceptions, check_block_limit, find_exit_checks,
+        find_fill_slot, find_tlb, check_victims, check_exceptions, check_block_limit, check_revival, find_exit_checks,
     };
     const char *why = NULL;
 

@@ -59,6 +59,15 @@ typedef struct Block {
     uint64_t page_addr[2]; /* guest-physical pages holding the block's code */
 } Block;
 
+/* What follows in QEMU's TranslationBlock: where its code jumps to other blocks, of which there are up to two. */
+typedef struct Jumps {
+    uint16_t reset[2]; /* 0xffff: none */
+    uint8_t pad[4];
+    uint64_t target[2];
+} Jumps;
+
+enum { CF_COUNT = 0x7fff, CF_NOCACHE = 0x10000, CF_INVALID = 0x40000, CF_CLUSTER = 0xff << 24 }; /* in cflags */
+
 /* QEMU's CPUTLBEntry. */
 typedef struct TlbEntry {
     uint64_t addr_read, addr_write, addr_code, paddr;
@@ -92,6 +101,7 @@ typedef struct Layout {
     int cpu_env, cpu_env_ptr, cpu_uc, cpu_class; /* in CPUState: env, and three pointers */
     int cpu_exception_index, cpu_halted, cpu_cflags_next_tb;
     int class_fill;    /* in the CPU's class: the function that fills the TLB */
+    int ctx_code_end;  /* in TCGContext: where the next block's host code will lie */
     int block_distance; /* a block's description lies this far before its code */
     int tlb_fast;      /* from env, negative */
     int tlb_desc, tlb_desc_size, tlb_victims;
@@ -116,6 +126,7 @@ typedef struct Inside {
     void (*tb_flush_jmp_cache)(void *cpu, uint64_t addr);
     bool (*restore_state)(void *cpu, uintptr_t host_pc, bool will_exit);
     void (*tb_phys_invalidate)(void *tcg_ctx, Block *tb, uint64_t page_addr);
+    uint64_t (*page_addr_code)(void *env, uint64_t pc);
     /* The originals of what is interposed. */
     Block *(*tb_gen_code)(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, int cflags);
     void (*gen_intermediate_code)(void *cpu, Block *tb, int max_instructions);

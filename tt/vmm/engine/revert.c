@@ -44,6 +44,20 @@ void tt_revert(Engine *e, const uint8_t *changed, const uint64_t digest[2])
     tt_flush_tlb(e);
 }
 
+/* Drop the blocks that were made of bytes that are others now. */
+static void drop_changed_code(Engine *e, uint64_t host, const uint8_t *old, const uint8_t *new)
+{
+    enum { PIECE = 64 };
+    unsigned at = 0, end;
+
+    for (; at < PAGE_SIZE; at = end + PIECE) {
+        for (end = at; end < PAGE_SIZE && memcmp(old + end, new + end, PIECE);)
+            end += PIECE;
+        if (end > at)
+            tt_inside.tb_invalidate_page_range(e->tr.uc, host + at, host + end);
+    }
+}
+
 static void fetch_page(Engine *e, uint64_t number)
 {
     Memory *m = &e->mem;
@@ -56,7 +70,7 @@ static void fetch_page(Engine *e, uint64_t number)
     m->stale--;
     if (memcmp(page, content, PAGE_SIZE)) {
         if (tt_page(e, host)->cls == CLASS_X) /* blocks were made of what it held */
-            tt_inside.tb_invalidate_page_range(e->tr.uc, host, host + PAGE_SIZE);
+            drop_changed_code(e, host, page, content);
         memcpy(page, content, PAGE_SIZE);
     }
     tt_hash_page(page, number, &m->hash[2 * number]);
