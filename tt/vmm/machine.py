@@ -20,6 +20,8 @@ from tt.vmm.clock import Clock
 from tt.vmm.disk import SECTOR, OverlayDisk
 from tt.vmm.engine import BREAK, CATCH, FOREVER, WATCH, Engine
 from tt.vmm.nondeterminism import Door, Source
+from tt.vmm.router import Router
+from tt.vmm.wiring import store
 
 SLICE_TICKS = 16_000_000
 """The longest that the engine runs before it looks at the world again: some 50 ms."""
@@ -73,7 +75,8 @@ class Machine(abc.ABC):
         self.engine.period_ns = period_ns
         self.clock = Clock(lambda: self.engine.tick, period_ns)
         self.clock.on_change = self._deadline_moved
-        self.door = Door(lambda: self.engine.tick, source)
+        self.door = Door(lambda: self.engine.tick, source, self.clock)
+        self.door.on_after = self._deadline_moved  # a running CPU stops after the current instruction
         self.disks = list(disks)
         self.halted = False
         self.ended: str | None = None
@@ -84,6 +87,12 @@ class Machine(abc.ABC):
     @abc.abstractmethod
     def board(self) -> Any:
         """Return the devices: `save()`, `load(state)`."""
+
+    @property
+    def router(self) -> Router:
+        """Where the devices' messages go: one may interpose on "disk0", "console0", ..."""
+        router: Router = self.board.router
+        return router
 
     @abc.abstractmethod
     def _advance(self, stop: int) -> int:
@@ -136,11 +145,16 @@ class Machine(abc.ABC):
             if pausing and self.ended is None and self.door.wants_pause():
                 return Stop("pause", tick)
             if self.ended is None:
+                put_off = self.door.has_later
                 for event in self.door.take_inputs():
                     if event.kind.role is Role.EDIT:
                         self._apply(event)
+                    elif event.kind in (Kind.ROUTE, Kind.PARENT_LATER):
+                        self.router.take(event)
                     else:
                         self.input(event)
+                if put_off:
+                    self._deadline_moved()
                 # After the inputs: an edit may give a halted CPU its interrupts back.
                 self.ended = self._hopeless() if self.halted else None
                 if self.ended is not None:
@@ -151,7 +165,7 @@ class Machine(abc.ABC):
             if self.halted:
                 wake_ns = self._wake_ns()
                 left_ns = None if wake_ns is None else max(0, wake_ns - self.clock.now())
-                return Stop("idle", tick, is_arrival=False, wakes_in_ns=left_ns)
+                return Stop("idle", tick, is_arrival=False, wakes_in_ns=self.door.within(left_ns))
             if self.ended is None:
                 stop = min(until, tick + SLICE_TICKS)
                 due = self.door.next_input()
@@ -206,9 +220,8 @@ class Machine(abc.ABC):
             self.engine.write(event.value, event.data)
             self.engine.flush_tlb()  # it may have been a page table
         else:
-            self.disks[event.unit].write(event.value, event.data)
             # Told as any other write too, so that the disk writes of a trace are all of them.
-            self.door.note(Kind.DISK_WRITE, event.unit, event.value, event.data)
+            store(self.door, self.disks[event.unit], event.unit, event.value, event.data)
 
     def let_pass(self, ns: int) -> None:
         """Let `ns` of guest time pass for an idle guest, and tell the door; `run` goes on from there."""
@@ -216,6 +229,7 @@ class Machine(abc.ABC):
             self.door.note(Kind.WAKE, value=ns)
             self.clock.idle_ns += ns
             self.engine.idle_ns = self.clock.idle_ns
+            self.door.time_passed()
 
     def end(self, how: str) -> None:
         """End the machine: it stops after the current instruction."""
@@ -237,7 +251,9 @@ class Machine(abc.ABC):
     def _deadline_moved(self) -> None:
         if self.ended is None:
             deadline = self.clock.next_deadline()
-            self.engine.limit = FOREVER if deadline is None else self.clock.ticks_until(deadline)
+            limit = FOREVER if deadline is None else self.clock.ticks_until(deadline)
+            later = self.door.next_later()
+            self.engine.limit = limit if later is None else min(limit, later)
 
     # ---- state
 

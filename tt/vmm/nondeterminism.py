@@ -12,15 +12,19 @@ Three kinds of traffic:
 - *answers*: the guest asked for something from outside (entropy, a host clock).
 - *inputs*: something happened outside and reaches the guest at a tick (a key).
 
+What the parents of a machine do (`tt.vmm.router`) is told here too.
+
 A `Source` is where answers and inputs come from: the live host, or a trace.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from tt.events import Event, Kind
+from tt.vmm.clock import Clock
 
 Subscriber = Callable[[Event], None]
 
@@ -76,13 +80,24 @@ class Quiet:
 class Door:
     """The door of one machine.
 
-    `tick` answers the exact instruction count at the moment of the call.
+    `tick` answers the exact instruction count at the moment of the call; `clock` is
+    the machine's (needed only where something is to be done `after` some time).
     """
 
-    def __init__(self, tick: Callable[[], int], source: Source | None = None) -> None:
+    def __init__(
+        self, tick: Callable[[], int], source: Source | None = None, clock: Clock | None = None
+    ) -> None:
         self.source: Source = source or Quiet()
+        self.on_after: Callable[[], None] = lambda: None
+        """Told when there is something to do between two instructions: the machine comes back soon."""
+        self.between_instructions = False
+        """Whether things that were put off with `after` are being done."""
         self._tick = tick
+        self._clock = clock
         self._subscribers: list[Subscriber] = []
+        self._later: list[tuple[int, int, Callable[[], None]]] = []  # a heap of (guest ns, order, what)
+        self._order = 0
+        self._looked: int | None = None  # the tick at which inputs were taken last, and no time passed since
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Tell `subscriber` of every event from now on."""
@@ -104,9 +119,41 @@ class Door:
         self._tell(Event(tick, kind, unit, 0, data))
         return data
 
+    def recall(self, kind: Kind, unit: int) -> bytes:
+        """Return what the record says came from outside now, and tell it; empty on a live machine."""
+        tick = self._tick()
+        data = self.source.answer(tick, kind, unit, lambda: b"")
+        if data:
+            self._tell(Event(tick, kind, unit, 0, data))
+        return data
+
+    def after(self, ns: int, do: Callable[[], None]) -> None:
+        """Call `do` where the machine takes inputs, once `ns` of guest time have passed.
+
+        For parents on a live machine: what they do then is told as events of their own.
+        """
+        when = self._clock.now() + ns if self._clock is not None and ns > 0 else 0
+        self._order += 1
+        heapq.heappush(self._later, (when, self._order, do))
+        self.on_after()
+
+    @property
+    def has_later(self) -> bool:
+        """Whether something was put off with `after`."""
+        return bool(self._later)
+
+    def next_later(self) -> int | None:
+        """Return the tick at which something that was put off with `after` can be done, or None."""
+        if not self._later:
+            return None
+        tick = self._tick()
+        due = self._clock.ticks_until(self._later[0][0]) if self._clock is not None else tick
+        return max(due, tick if self._looked != tick else tick + 1)
+
     def next_input(self) -> int | None:
         """Return the tick at which the next input is due, or None."""
-        return self.source.next_input(self._tick())
+        due, later = self.source.next_input(self._tick()), self.next_later()
+        return due if later is None else later if due is None else min(due, later)
 
     def take_inputs(self) -> Iterator[Event]:
         """Yield the inputs due now, having told the subscribers of each.
@@ -114,14 +161,44 @@ class Door:
         One after the other, so that what an input does at once is told before the next.
         """
         tick = self._tick()
+        if self._looked != tick:
+            # Once a tick, first of all: a replay makes these steps as soon as it is there, and
+            # has to find the machine as it was.
+            self._looked = tick
+            self._do_later()
         for event in self.source.take_inputs(tick):
             event = event._replace(tick=tick)
             self._tell(event)
             yield event
 
+    def within(self, most_ns: int | None) -> int | None:
+        """Return how long an idle guest may sleep at most (ns), where it would sleep for `most_ns`.
+
+        What was put off with `after` ends it, too; what could not be done at this
+        tick any more is done a moment later.
+        """
+        if not self._later:
+            return most_ns
+        now = self._clock.now() if self._clock is not None else 0
+        wait = max(self._later[0][0] - now, 1)
+        return wait if most_ns is None else min(most_ns, wait)
+
+    def time_passed(self) -> None:
+        """Take note that guest time went on at the same tick: there is a new chance for what was put off."""
+        self._looked = None
+
     def wants_pause(self) -> bool:
         """Whether the machine is to stop running and return to its owner."""
         return self.source.wants_pause(self._tick())
+
+    def _do_later(self) -> None:
+        now = self._clock.now() if self._clock is not None else 0
+        self.between_instructions = True
+        try:
+            while self._later and self._later[0][0] <= now:
+                heapq.heappop(self._later)[2]()
+        finally:
+            self.between_instructions = False
 
     def _tell(self, event: Event) -> None:
         for subscriber in self._subscribers:

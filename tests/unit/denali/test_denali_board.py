@@ -303,14 +303,6 @@ def test_typed_bytes_have_a_limit() -> None:
     assert total.endswith(b"ab")
 
 
-def test_interposing_on_the_console() -> None:
-    rig = Rig()
-    rig.memory.write(0x3000, b"hello")
-    rig.board.router.interpose("console0", lambda m, below: below(m._replace(data=m.data.upper())))
-    assert rig.call(Call.CONSOLE_WRITE, 0x3000, 5) == 5
-    assert rig.events[0].data == b"HELLO"
-
-
 def test_wants_input() -> None:
     rig = Rig()
     assert rig.board.wants_input

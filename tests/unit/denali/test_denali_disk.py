@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from denali_rig import RAM, RamDisk, Rig
 from hypothesis import given
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from tt.events import Kind
 from tt.vmm.denali.disk import FAILED, LATENCY_NS, OUTSTANDING_LIMIT, QUEUED_NS, READ_ONLY, Drive
 from tt.vmm.denali.registers import REFUSED, Call, EventBit
+from tt.vmm.messages import DiskRead, DiskSize
+from tt.vmm.router import Call as ParentCall
 
 PAGE = 0x4000
 
@@ -176,12 +180,128 @@ def test_requests_in_flight_at_the_end_never_happened() -> None:
     assert disk.writes == []
 
 
-def test_interposing_on_a_disk() -> None:
+# ---- parents (tt.vmm.router)
+
+
+def take_later(rig: Rig, device: str = "disk0") -> list[ParentCall]:
+    """Put a parent before a disk that keeps each message, and return the list of them."""
+    calls: list[ParentCall] = []
+
+    def keep(call: ParentCall) -> None:
+        if isinstance(call.message, DiskSize):
+            call.pass_on()
+        else:
+            calls.append(call)
+
+    rig.board.router.interpose(device, keep)
+    take_inputs(rig)
+    return calls
+
+
+def take_inputs(rig: Rig) -> None:
+    """Do between two instructions what parents have put off, as the run loop does."""
+    rig.tick += 1
+    list(rig.door.take_inputs())
+
+
+def test_an_answer_that_comes_later() -> None:
+    """The request completes at the first hand-over after the answer, and the guest is told."""
+    rig = Rig(Drive(RamDisk(4)))
+    calls = take_later(rig)
+    rig.call(Call.DISK_READ, 0, 1, PAGE)
+    rig.clock.idle_ns = 10**6
+    assert rig.compute() == 0
+    assert [call.message for call in calls] == [DiskRead(8, 8)]
+    assert rig.call(Call.DISK_DONE) == 0
+    assert rig.board.next_wake_ns() is None
+    calls[0].answer(b"%" * 4096)
+    take_inputs(rig)
+    assert rig.memory.read(PAGE, 4096) == bytes(4096), "nothing between hand-overs"
+    assert rig.board.next_wake_ns() == rig.now_ns
+    rig.take_events()
+    assert rig.compute() == EventBit.DISK
+    assert rig.memory.read(PAGE, 4096) == b"%" * 4096
+    assert rig.call(Call.DISK_DONE) == 1
+
+
+def test_requests_do_not_overtake_one_at_a_parent() -> None:
+    """One disk works in order; another goes on meanwhile."""
     rig = Rig(Drive(RamDisk(4)), Drive(RamDisk(4)))
-    rig.board.router.interpose("disk1", lambda m, below: bytes(b ^ 1 for b in below(m)))
-    rig.call(Call.DISK_READ, 0, 0, PAGE)
-    rig.call(Call.DISK_READ, 1, 0, PAGE + 4096)
-    rig.clock.idle_ns = 10**9
-    rig.idle(0)
-    assert rig.memory.read(PAGE, 4096) == bytes(4096)
-    assert rig.memory.read(PAGE + 4096, 4096) == b"\1" * 4096
+    calls = take_later(rig)
+    rig.memory.write(PAGE, b"w" * 4096)
+    rig.call(Call.DISK_WRITE, 0, 1, PAGE)
+    rig.call(Call.DISK_READ, 0, 1, PAGE + 4096)
+    rig.call(Call.DISK_READ, 1, 1, PAGE + 8192)
+    rig.clock.idle_ns = 10**6
+    rig.compute()
+    assert [rig.call(Call.DISK_DONE), rig.call(Call.DISK_DONE)] == [3, 0]
+    assert len(calls) == 1
+    calls[0].pass_on()
+    take_inputs(rig)
+    rig.compute()
+    calls[1].pass_on()
+    take_inputs(rig)
+    rig.compute()
+    assert [rig.call(Call.DISK_DONE) for _ in range(3)] == [1, 2, 0]
+    assert rig.memory.read(PAGE + 4096, 4096) == b"w" * 4096
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_saved_with_a_request_at_a_parent(answered: bool) -> None:
+    rig = Rig(Drive(RamDisk(4)))
+    calls = take_later(rig)
+    rig.call(Call.DISK_READ, 0, 1, PAGE)
+    rig.call(Call.DISK_READ, 0, 2, PAGE + 4096)
+    rig.clock.idle_ns = 10**6
+    rig.compute()
+    if answered:
+        calls[0].answer(b"%" * 4096)
+        take_inputs(rig)
+    state = json.loads(json.dumps(rig.board.save()))
+    other = Rig(Drive(RamDisk(4)))
+    other.board.load(state)
+    assert other.board.save() == state
+    if not answered:
+        calls[0].answer(b"%" * 4096)
+        take_inputs(rig)
+        other.board.router.take(rig.events[-1])
+    other.tick, other.clock.idle_ns = rig.tick, rig.clock.idle_ns
+    assert other.board.save() == rig.board.save()
+    for one in (rig, other):
+        one.compute()
+    assert other.memory.read(PAGE, 4096) == rig.memory.read(PAGE, 4096) == b"%" * 4096
+    # The second one is at the parent of one machine, and the default handler has answered the other's.
+    assert rig.board.save()["disks"]["done"] == [1]
+    assert other.board.save()["disks"]["done"] == [1, 2]
+
+
+def test_a_parent_that_fails_a_write() -> None:
+    rig = Rig(Drive(RamDisk(4)))
+    calls = take_later(rig)
+    assert rig.call(Call.DISK_INFO, 0) == 4
+    rig.call(Call.DISK_WRITE, 0, 1, PAGE)
+    rig.clock.idle_ns = 10**6
+    rig.compute()
+    calls[0].fail()
+    take_inputs(rig)
+    rig.compute()
+    assert rig.call(Call.DISK_DONE) == 1 | FAILED
+
+
+def test_a_parent_makes_a_disk_larger() -> None:
+    rig = Rig(Drive(RamDisk(4)))
+
+    def grow(call: ParentCall) -> None:
+        if isinstance(call.message, DiskSize):
+            call.answer((100 * 8).to_bytes(8, "little"))
+        elif isinstance(call.message, DiskRead):
+            call.answer(bytes([call.message.lba & 255]) * 4096)
+
+    rig.board.router.interpose("disk0", grow)
+    take_inputs(rig)
+    assert rig.call(Call.DISK_INFO, 0) == 100
+    assert rig.call(Call.DISK_READ, 0, 20, PAGE) == 1
+    assert rig.call(Call.DISK_READ, 0, 100, PAGE) == REFUSED
+    rig.clock.idle_ns = 10**6
+    rig.compute()
+    assert rig.memory.read(PAGE, 4096) == bytes([160]) * 4096

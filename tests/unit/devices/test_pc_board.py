@@ -14,7 +14,6 @@ from tt.errors import BadInput, UsageError
 from tt.events import Kind
 from tt.vmm.disk import Disk
 from tt.vmm.pc.board import MAX_DISKS, Board
-from tt.vmm.router import Handler, Message
 
 EPOCH = 1_700_000_000
 
@@ -159,15 +158,6 @@ def test_console(pc: Pc) -> None:
     assert pc.inp(0x3FD) == 0x60
 
 
-def test_console_can_be_interposed(pc: Pc) -> None:
-    def upper(message: Message, below: Handler) -> bytes:
-        return below(message._replace(data=message.data.upper()))
-
-    pc.board.router.interpose("console0", upper)
-    pc.out(0x3F8, ord("a"))
-    assert pc.rig.events[-1].data == b"A"
-
-
 def test_pci_population(pc: Pc) -> None:
     """Bridge, disks, entropy; interrupt lines 10 and 11 in turn, level-triggered; BARs decoded."""
     assert pc.config(0, 0) == 0x1237_8086
@@ -191,17 +181,6 @@ def test_disk_request(pc: Pc) -> None:
     assert pc.board.acknowledge() == 0x3A
     assert driver.request([(4).to_bytes(4, "little") + bytes(12)], [1]) == (1, b"\0")
     assert pc.rig.events[-1][1:] == (Kind.DISK_FLUSH, 1, 0, b"")
-
-
-def test_disk_can_be_interposed(pc: Pc) -> None:
-    """What an interposer keeps to itself reaches neither the disk nor the record."""
-    pc.board.router.interpose("disk0", lambda message, below: b"i" * 512)
-    driver = Driver(pc.bar(1), pc.rig.memory)
-    assert driver.request([bytes(16)], [512, 1])[1] == b"i" * 512 + b"\0"
-    out = (1).to_bytes(4, "little") + bytes(12)
-    driver.request([out, bytes(512)], [1])
-    assert pc.disks[0].log == []
-    assert pc.rig.events == []
 
 
 def test_entropy(pc: Pc) -> None:

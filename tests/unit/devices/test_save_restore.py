@@ -21,6 +21,8 @@ from tt.vmm.devices.port61 import Port61
 from tt.vmm.devices.uart16550 import Uart16550
 from tt.vmm.devices.virtio_blk import VirtioBlk
 from tt.vmm.devices.virtio_pci import VirtioPci
+from tt.vmm.router import Router
+from tt.vmm.wiring import wire_disk
 
 Cut = st.integers(0, 40)
 
@@ -112,7 +114,8 @@ def test_pci(ops: list[Op], cut: int) -> None:
 def virtio_session() -> Session:
     rig = PciBench().rig
     disk = RamDisk(16)
-    device = VirtioPci("blk", rig.memory, rig.wire(), VirtioBlk(disk, "serial"))
+    port = wire_disk(Router(rig.door), rig.door, disk, 0)
+    device = VirtioPci("blk", rig.memory, rig.wire(), VirtioBlk(port, "serial"))
     Driver(device, rig.memory, heap=0x4000).chain([bytes(16)], [512, 1])
     target: Device = device
     return Session(rig, target)

@@ -18,24 +18,37 @@ class Registers(Protocol):
 
 
 class Driver:
-    """One queue, laid out at page `pfn`; buffers are taken from memory above `heap`."""
+    """One queue, laid out at page `pfn`; buffers are taken from memory above `heap`.
 
-    def __init__(self, device: Registers, memory: PlainMemory, pfn: int = 1, heap: int = 0x8000) -> None:
+    Only the first driver of a device is to `reset` it.
+    """
+
+    def __init__(
+        self,
+        device: Registers,
+        memory: PlainMemory,
+        pfn: int = 1,
+        heap: int = 0x8000,
+        queue: int = 0,
+        reset: bool = True,
+    ) -> None:
         self.device = device
         self.memory = memory
         self.pfn = pfn
         self.heap = heap
-        self.start()
+        self.queue = queue
+        self.start(reset)
 
-    def start(self) -> None:
+    def start(self, reset: bool = True) -> None:
         """Reset the device and set it up with an empty queue."""
         device, pfn = self.device, self.pfn
         self.added = 0
         self.seen = 0
-        device.write(0x12, 1, 0)
-        device.write(0x12, 1, 3)
-        device.write(0x04, 4, device.read(0x00, 4))
-        device.write(0x0E, 2, 0)
+        if reset:
+            device.write(0x12, 1, 0)
+            device.write(0x12, 1, 3)
+            device.write(0x04, 4, device.read(0x00, 4))
+        device.write(0x0E, 2, self.queue)
         self.num = device.read(0x0C, 2)
         device.write(0x08, 4, pfn)
         device.write(0x12, 1, 7)
@@ -56,8 +69,8 @@ class Driver:
         self.memory.write(self.available + 2, struct.pack("<H", self.added))
 
     def kick(self) -> None:
-        """Notify the device of queue 0."""
-        self.device.write(0x10, 2, 0)
+        """Notify the device of the queue."""
+        self.device.write(0x10, 2, self.queue)
 
     def chain(self, out: list[bytes], into: list[int], head: int = 0) -> list[int]:
         """Build a chain of buffers, offer it, and return the addresses of the writable ones."""

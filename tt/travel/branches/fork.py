@@ -96,6 +96,8 @@ class Fork:
         self.machine: Machine = build_machine(config, disks, self._source, entropy=entropy)
         self.machine.engine.take_changes()  # what comes now differs from power-on
         self.machine.restore(timeline.machine.snapshot())
+        if kept is None:
+            self.machine.router.restore_all()  # the parents of its devices are not here
         self._source.now_ns = self.machine.clock.now
         self._source.wants_input = lambda: self.machine.wants_input
         if past.printed is not None:

@@ -92,7 +92,9 @@ class BranchSource(LiveSource):
         """Return the parent's answer where it fits, else a live one."""
         fresh = live()
         kept = None if self._kept is None else self._kept.answer(tick, kind, unit)
-        return fresh if kept is None or len(kept) != len(fresh) else kept
+        if kept is None or (len(kept) != len(fresh) and kind is not Kind.PARENT):
+            return fresh
+        return kept
 
     def next_input(self, tick: int) -> int | None:
         """Return the tick at which the next input is due, or None."""

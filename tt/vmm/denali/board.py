@@ -9,7 +9,7 @@ from tt.errors import UsageError
 from tt.events import Kind
 from tt.vmm.clock import Clock
 from tt.vmm.denali.console import Console
-from tt.vmm.denali.disk import DiskQueue, Drive
+from tt.vmm.denali.disk import DiskQueue, Drive, Slot
 from tt.vmm.denali.image import GuestImage
 from tt.vmm.denali.registers import (
     MAGIC,
@@ -21,10 +21,11 @@ from tt.vmm.denali.registers import (
     Register,
     RegisterPage,
 )
-from tt.vmm.disk import Disk
 from tt.vmm.memory import Memory
+from tt.vmm.messages import Answer, ConsoleInput, ConsoleWrite, Message, TimerExpired
 from tt.vmm.nondeterminism import Door
-from tt.vmm.router import Message, RoutedDisk, Router
+from tt.vmm.router import Router
+from tt.vmm.wiring import wire_console, wire_disk, wire_timer
 
 QUANTUM_TICKS = 250_000
 """Default length of a quantum: 1 ms of guest time at 4 ns a tick."""
@@ -51,7 +52,7 @@ class DenaliBoard:
     `epoch` is the wall clock at power-on, in seconds since 1970; with
     `host_clock` (ns since 1970) it follows the host's, and each reading is an
     answer through the door.  `router` lets one interpose on the devices
-    "disk0", "disk1", ... and "console0".
+    "disk0", "disk1", ..., "console0" and "timer0".
     """
 
     name = "denali"
@@ -74,12 +75,20 @@ class DenaliBoard:
             )
         if quantum_ticks < 1:
             raise UsageError(f"a quantum of {quantum_ticks} ticks makes no sense: give at least 1")
-        self.router = Router()
-        self.console = Console(memory, self._route_console(door))
-        routed = [
-            drive._replace(disk=self._route(door, drive.disk, unit)) for unit, drive in enumerate(drives)
-        ]
-        self.disks = DiskQueue(routed, memory, clock)
+        self.router = Router(door)
+        port = wire_console(self.router, door, 0, lambda data: self.console.typed(data))
+        self._console = port
+        self.console = Console(memory, lambda data: port.send(ConsoleWrite(data)))
+        self.disks = DiskQueue(
+            [
+                Slot(wire_disk(self.router, door, drive.disk, unit), drive.read_only)
+                for unit, drive in enumerate(drives)
+            ],
+            memory,
+            clock,
+        )
+        self._timer = wire_timer(self.router, 0)
+        self._timer.completed = self._timer_answered
         self.registers = RegisterPage(memory)
         self.quantum_ticks = quantum_ticks
         self.next_hand_over_tick = quantum_ticks  # where the quantum ends
@@ -146,7 +155,7 @@ class DenaliBoard:
 
     def typed(self, data: bytes) -> None:
         """Take what somebody typed; the guest hears of it at the next hand-over."""
-        self.console.typed(data)
+        self._console.send(ConsoleInput(data))
 
     def raise_event(self, bits: int) -> None:
         """Make events pending."""
@@ -181,9 +190,9 @@ class DenaliBoard:
             self.raise_event(EventBit.DISK)
         timer_ns = self._timer_ns()
         if timer_ns is not None and timer_ns <= now_ns:
-            self.raise_event(EventBit.TIMER)
             self.registers[Register.TIMER_NS] = 0
             self._door.note(Kind.TIMER, 0, timer_ns)
+            self._timer.send(TimerExpired(timer_ns))
         if self.console.hand_over():
             self.raise_event(EventBit.INPUT)
 
@@ -208,7 +217,7 @@ class DenaliBoard:
 
     def save(self) -> dict[str, Any]:
         """Return the state as plain data; RAM (the register page too) and disks are saved by others."""
-        return {
+        saved = {
             "next_hand_over_tick": self.next_hand_over_tick,
             "pending": self.pending,
             "idling": self.idling,
@@ -217,6 +226,8 @@ class DenaliBoard:
             "console": self.console.save(),
             "disks": self.disks.save(),
         }
+        routes = self.router.save()
+        return saved | {"router": routes} if routes else saved
 
     def load(self, state: dict[str, Any]) -> None:
         """Put a saved state back."""
@@ -227,28 +238,13 @@ class DenaliBoard:
         self.terminated = state["terminated"]
         self.console.load(state["console"])
         self.disks.load(state["disks"])
+        self.router.load(state.get("router", {}))
 
     # ---- inside ---------------------------------------------------------------
 
-    def _route_console(self, door: Door) -> Callable[[bytes], object]:
-        def written(message: Message) -> bytes:
-            door.note(Kind.CONSOLE, 0, data=message.data)
-            return b""
-
-        self.router.register("console0", written)
-        return lambda data: self.router.send(Message("console0", "consoleWrite", data=data))
-
-    def _route(self, door: Door, disk: Disk, unit: int) -> Disk:
-        def serve(message: Message) -> bytes:
-            if message.operation == "diskRead":
-                return disk.read(message.lba, message.sectors)
-            if message.operation == "diskWrite":
-                disk.write(message.lba, message.data)
-                door.note(Kind.DISK_WRITE, unit, message.lba, message.data)
-            return b""
-
-        self.router.register(f"disk{unit}", serve)
-        return RoutedDisk(self.router, f"disk{unit}", disk.sectors)
+    def _timer_answered(self, token: int, message: Message, answer: Answer) -> None:
+        if answer is not None:
+            self.raise_event(EventBit.TIMER)
 
     def _timer_ns(self) -> int | None:
         timer_ns = self.registers[Register.TIMER_NS]

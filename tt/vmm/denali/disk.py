@@ -2,7 +2,9 @@
 
 A request takes effect at its completion, in the order of the requests to that
 disk: a write's bytes are taken from guest RAM when it is started, a read's are
-put there when it completes.
+put there when it completes.  When its time has come a request becomes a message to
+whoever answers for the disk; where the answer comes later, the request completes
+at the first hand-over after it, and those behind it on that disk wait.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from tt.vmm.clock import Clock
 from tt.vmm.denali.registers import PAGE, REFUSED, is_buffer
 from tt.vmm.disk import BLOCK, SECTOR, Disk
 from tt.vmm.memory import Memory
+from tt.vmm.messages import Answer, DiskRead, DiskWrite, Message
+from tt.vmm.router import Port
+from tt.vmm.wiring import size_of
 
 SECTORS_PER_BLOCK = BLOCK // SECTOR
 OUTSTANDING_LIMIT = 64
@@ -40,9 +45,20 @@ class Drive(NamedTuple):
     read_only: bool = False
 
 
+class Slot(NamedTuple):
+    """A disk as the queue sees it: where its messages go."""
+
+    port: Port
+    read_only: bool = False
+
+
 @dataclass
 class Request:
-    """One request in flight; `data` is the block to write, as hex, and None for a read."""
+    """One request in flight; `data` is the block to write, as hex, and None for a read.
+
+    `asked` says that its message was sent, `answered` that the answer is there, to be
+    carried out at the next hand-over: `answer`, as hex, or None where it failed.
+    """
 
     number: int
     unit: int
@@ -50,25 +66,31 @@ class Request:
     addr: int
     data: str | None
     deadline_ns: int
+    asked: bool = False
+    answered: bool = False
+    answer: str | None = None
 
 
 class DiskQueue:
     """All disks of one machine, and the requests to them."""
 
-    def __init__(self, drives: Sequence[Drive], memory: Memory, clock: Clock) -> None:
-        self._drives = list(drives)
+    def __init__(self, slots: Sequence[Slot], memory: Memory, clock: Clock) -> None:
+        self._slots = list(slots)
         self._memory = memory
         self._clock = clock
         self._in_flight: list[Request] = []  # in the order they were started
         self._done: list[int] = []  # what disk_done will answer, oldest first
         self._last_number = 0
+        self._completing = False
+        for slot in self._slots:
+            slot.port.completed = self._answered
 
     def info(self, unit: int) -> int:
         """Return the size of a disk in whole blocks, with READ_ONLY, or REFUSED if there is none."""
-        if unit >= len(self._drives):
+        if unit >= len(self._slots):
             return REFUSED
-        drive = self._drives[unit]
-        return self._blocks(drive) | (READ_ONLY if drive.read_only else 0)
+        slot = self._slots[unit]
+        return self._blocks(slot) | (READ_ONLY if slot.read_only else 0)
 
     def start(self, write: bool, unit: int, block: int, addr: int) -> int:
         """Start a request for one block; return its number (1, 2, 3 ...), or REFUSED.
@@ -76,9 +98,9 @@ class DiskQueue:
         `addr` is the guest-physical page.  A write to a read-only disk is
         taken, and fails at its completion.
         """
-        if unit >= len(self._drives) or len(self._in_flight) + len(self._done) >= OUTSTANDING_LIMIT:
+        if unit >= len(self._slots) or len(self._in_flight) + len(self._done) >= OUTSTANDING_LIMIT:
             return REFUSED
-        if block >= self._blocks(self._drives[unit]):
+        if block >= self._blocks(self._slots[unit]):
             return REFUSED
         if addr % PAGE or not is_buffer(addr, PAGE, self._memory.size):
             return REFUSED
@@ -93,26 +115,34 @@ class DiskQueue:
 
     def complete(self, now_ns: int) -> bool:
         """Carry out the requests whose time has come; return whether there were any."""
+        before = len(self._done)
+        for request in [r for r in self._in_flight if r.answered]:
+            self._carry_out(request)
         due = [r for r in self._in_flight if r.deadline_ns <= now_ns]
-        if not due:
-            return False
-        self._in_flight = [r for r in self._in_flight if r.deadline_ns > now_ns]
-        for request in sorted(due, key=lambda r: (r.deadline_ns, r.number)):
-            self._done.append(request.number if self._carry_out(request) else request.number | FAILED)
-        return True
+        self._completing = True
+        try:
+            for request in sorted(due, key=lambda r: (r.deadline_ns, r.number)):
+                if not any(r.asked for r in self._in_flight if r.unit == request.unit):
+                    self._ask(request)
+        finally:
+            self._completing = False
+        return len(self._done) > before
 
     def done(self) -> int:
         """Return, and forget, the oldest completed request; 0 if there is none."""
         return self._done.pop(0) if self._done else 0
 
     def next_deadline_ns(self) -> int | None:
-        """Return the guest time of the next completion, None if nothing is in flight."""
-        return min((r.deadline_ns for r in self._in_flight), default=None)
+        """Return the guest time of the next completion, None if none comes by itself."""
+        if any(r.answered for r in self._in_flight):
+            return self._clock.now()
+        waiting = {r.unit for r in self._in_flight if r.asked}
+        return min((r.deadline_ns for r in self._in_flight if r.unit not in waiting), default=None)
 
     def save(self) -> dict[str, Any]:
         """Return the state as plain data; what is on the disks is not part of it."""
         return {
-            "in_flight": [asdict(r) for r in self._in_flight],
+            "in_flight": [_plain(r) for r in self._in_flight],
             "done": list(self._done),
             "last_number": self._last_number,
         }
@@ -123,17 +153,44 @@ class DiskQueue:
         self._done = list(state["done"])
         self._last_number = state["last_number"]
 
-    def _carry_out(self, request: Request) -> bool:
-        drive = self._drives[request.unit]
+    def _ask(self, request: Request) -> None:
+        slot = self._slots[request.unit]
         lba = request.block * SECTORS_PER_BLOCK
+        request.asked = True
         if request.data is None:
-            self._memory.write(request.addr, drive.disk.read(lba, SECTORS_PER_BLOCK))
-            return True
-        if drive.read_only:
-            return False
-        drive.disk.write(lba, bytes.fromhex(request.data))
-        return True
+            slot.port.send(DiskRead(lba, SECTORS_PER_BLOCK), request.number)
+        elif slot.read_only:
+            request.answered = True
+            self._carry_out(request)
+        else:
+            slot.port.send(DiskWrite(lba, bytes.fromhex(request.data)), request.number)
+
+    def _answered(self, token: int, message: Message, answer: Answer) -> None:
+        for request in self._in_flight:
+            if request.number == token:
+                request.answered = True
+                request.answer = None if answer is None else answer.hex()
+                if self._completing:
+                    self._carry_out(request)
+                return
+
+    def _carry_out(self, request: Request) -> None:
+        """Let the guest have the answer of a request."""
+        self._in_flight.remove(request)
+        failed = request.answer is None
+        if request.data is None and request.answer is not None:
+            self._memory.write(request.addr, bytes.fromhex(request.answer))
+        self._done.append(request.number | (FAILED if failed else 0))
 
     @staticmethod
-    def _blocks(drive: Drive) -> int:
-        return drive.disk.sectors // SECTORS_PER_BLOCK
+    def _blocks(slot: Slot) -> int:
+        return size_of(slot.port) // SECTORS_PER_BLOCK
+
+
+def _plain(request: Request) -> dict[str, Any]:
+    """Return a request as plain data; one that was not sent yet has no more than in older versions of tt."""
+    plain = asdict(request)
+    if not request.asked:
+        for name in ("asked", "answered", "answer"):
+            del plain[name]
+    return plain

@@ -10,9 +10,13 @@ and one status byte, cut into buffers in any way.
 from __future__ import annotations
 
 import struct
+from typing import Any
 
-from tt.vmm.devices.virtqueue import BrokenRing, Chain
-from tt.vmm.disk import SECTOR, Disk
+from tt.vmm.devices.virtio_pci import Queue
+from tt.vmm.devices.virtqueue import Chain
+from tt.vmm.messages import SECTOR, Answer, DiskDiscard, DiskFlush, DiskRead, DiskWrite, Message
+from tt.vmm.router import Port
+from tt.vmm.wiring import size_of
 
 _HEADER = struct.Struct("<IIQ")  # type, priority, sector
 _RANGE = struct.Struct("<QII")  # sector, sectors, flags
@@ -26,65 +30,112 @@ PCI_CLASS = 0x01_00_00  # mass storage, SCSI, as other virtio disks say
 
 
 class VirtioBlk:
-    """The backend over `disk`; `serial` (ASCII, cut to 20 bytes) answers GET_ID.
+    """The backend of a disk: requests are messages to `port`, and end when they are answered.
 
-    With `discard` the guest may say that sectors are no longer needed; they read as zeros then.
+    `serial` (ASCII, cut to 20 bytes) answers GET_ID.  With `discard` the guest may
+    say that sectors are no longer needed; they read as zeros then.
     """
 
     device_type = 2
     pci_device = 0x1001
     queue_sizes: tuple[int, ...] = (256,)
 
-    def __init__(self, disk: Disk, serial: str, discard: bool = False) -> None:
+    def __init__(self, port: Port, serial: str, discard: bool = False) -> None:
         self.features = _F_FLUSH | (_F_DISCARD | _F_WRITE_ZEROES if discard else 0)
-        self._disk = disk
+        self._port = port
+        self._discard = discard
         self._serial = serial.encode("ascii")[:_ID_SIZE].ljust(_ID_SIZE, b"\0")
-        self.config = disk.sectors.to_bytes(8, "little")
-        if discard:
-            # Of a discard most sectors, most ranges, alignment; of zeros most sectors and ranges, may unmap.
-            self.config = _CONFIG.pack(disk.sectors, _MAX_ZEROED, 1, 8, _MAX_ZEROED, 1, 1)
+        self._queue: Queue | None = None
+        self._in_flight: dict[int, Chain] = {}  # by head, which is the message's token
+        self._serving = False
+        port.completed = self._answered
 
-    def handle(self, queue: int, chain: Chain) -> int:
-        """Serve one request; see `Backend.handle`."""
+    @property
+    def config(self) -> bytes:
+        """The capacity, and with discards their limits."""
+        sectors = size_of(self._port)
+        if not self._discard:
+            return sectors.to_bytes(8, "little")
+        # Of a discard most sectors, most ranges, alignment; of zeros most sectors and ranges, may unmap.
+        return _CONFIG.pack(sectors, _MAX_ZEROED, 1, 8, _MAX_ZEROED, 1, 1)
+
+    def activate(self, index: int, queue: Queue | None) -> None:
+        """Take the queue; what was in flight is forgotten."""
+        self._queue = queue
+        self._in_flight.clear()
+        self._port.forget()
+
+    def notified(self, index: int) -> None:
+        """Begin every request that is there."""
+        queue = self._queue
+        if queue is None:
+            return
+        self._serving = True
+        try:
+            while (chain := queue.take()) is not None:
+                self._begin(queue, chain)
+        finally:
+            self._serving = False
+        queue.tell()
+
+    def save(self) -> dict[str, Any]:
+        """Return the requests that are not answered yet, in the order in which they came."""
+        if not self._in_flight:
+            return {}
+        return {
+            "in_flight": [[c.head, [list(part) for part in c.writable]] for c in self._in_flight.values()]
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put a saved state back."""
+        self._in_flight = {}
+        if not state:
+            return
+        for head, parts in state["in_flight"]:
+            assert self._queue is not None
+            self._in_flight[head] = self._queue.held(head, [(addr, size) for addr, size in parts])
+
+    def _begin(self, queue: Queue, chain: Chain) -> None:
         request = chain.read()
         room = chain.writable_size - 1
-        if len(request) < _HEADER.size or room < 0:
-            raise BrokenRing("a disk request without header or status byte")
+        if len(request) < _HEADER.size or room < 0 or chain.head in self._in_flight:
+            queue.give_up()  # no header, no status byte, or a chain that the device has already
+            return
         operation, _, lba = _HEADER.unpack_from(request)
-        answer, status = self._serve(operation, lba, request[_HEADER.size :], room)
-        if answer:
-            chain.write(0, answer)
-        chain.write(room, status)
-        return len(answer) + 1
-
-    def _serve(self, operation: int, lba: int, data: bytes, room: int) -> tuple[bytes, bytes]:
-        disk = self._disk
-        if operation == _IN:
-            if room % SECTOR or lba + room // SECTOR > disk.sectors:
-                return b"", _IOERR
-            return disk.read(lba, room // SECTOR), _OK
-        if operation == _OUT:
-            if len(data) % SECTOR or lba + len(data) // SECTOR > disk.sectors:
-                return b"", _IOERR
-            if data:
-                disk.write(lba, data)
-            return b"", _OK
-        if operation == _FLUSH:
-            disk.flush()
-            return b"", _OK
         if operation == _GET_ID:
-            return self._serial[:room], _OK
-        if operation in (_DISCARD, _WRITE_ZEROES) and self.features & _F_DISCARD:
-            return b"", self._zero(data)
-        return b"", _UNSUPP
+            self._finish(queue, chain, self._serial[:room], _OK)
+            return
+        message = self._message(operation, lba, request[_HEADER.size :], room)
+        if isinstance(message, bytes):
+            self._finish(queue, chain, b"", message)
+            return
+        self._in_flight[chain.head] = chain
+        self._port.send(message, chain.head)
 
-    def _zero(self, ranges: bytes) -> bytes:
-        """Make the one range of a request zeros; return the request's status."""
-        if len(ranges) != _RANGE.size:
-            return _UNSUPP
-        lba, sectors, _flags = _RANGE.unpack(ranges)
-        if sectors > _MAX_ZEROED or lba + sectors > self._disk.sectors:
-            return _IOERR
-        if sectors:
-            self._disk.write(lba, bytes(sectors * SECTOR))
-        return _OK
+    def _message(self, operation: int, lba: int, data: bytes, room: int) -> Message | bytes:
+        """Return what a request says, or the status of one that says nothing."""
+        if operation == _IN:
+            return _IOERR if room % SECTOR else DiskRead(lba, room // SECTOR)
+        if operation == _OUT:
+            return _IOERR if len(data) % SECTOR else DiskWrite(lba, data)
+        if operation == _FLUSH:
+            return DiskFlush()
+        if operation in (_DISCARD, _WRITE_ZEROES) and self._discard and len(data) == _RANGE.size:
+            start, sectors, _flags = _RANGE.unpack(data)  # one range, as the configuration says
+            return _IOERR if sectors > _MAX_ZEROED else DiskDiscard(start, sectors)
+        return _UNSUPP
+
+    def _answered(self, token: int, message: Message, answer: Answer) -> None:
+        chain, queue = self._in_flight.pop(token, None), self._queue
+        if chain is None or queue is None:
+            return
+        data = answer if answer is not None and isinstance(message, DiskRead) else b""
+        self._finish(queue, chain, data, _IOERR if answer is None else _OK)
+        if not self._serving:
+            queue.tell()
+
+    def _finish(self, queue: Queue, chain: Chain, data: bytes, status: bytes) -> None:
+        if data:
+            chain.write(0, data)
+        chain.write(chain.writable_size - 1, status)
+        queue.put(chain, len(data) + 1)

@@ -44,20 +44,92 @@ class Backend(Protocol):
     `device_type` is the number of section 2.1 (subsystem id), `pci_device` the
     PCI device id (0x1000-0x103f), `features` what is offered, `queue_sizes` the
     entries of each queue, `config` the device configuration as the guest reads it.
+
+    A backend takes chains from its queues when it is notified, or later; it may
+    hold them as long as it likes (buffers for what is still to arrive) and give
+    each back at any time.
     """
 
     device_type: int
     pci_device: int
     features: int
     queue_sizes: tuple[int, ...]
-    config: bytes
 
-    def handle(self, queue: int, chain: Chain) -> int:
-        """Serve one request and return the bytes written to it.
+    @property
+    def config(self) -> bytes:
+        """The device configuration."""
+        ...
 
-        Raises `BrokenRing` or `IndexError` for a request that makes no sense.
+    def activate(self, index: int, queue: Queue | None) -> None:
+        """Take queue `index`, which the driver has just set up; None: it has taken it down, or reset all.
+
+        Chains held of it before are void.
         """
         ...
+
+    def notified(self, index: int) -> None:
+        """Look at queue `index`: the driver says that there are new chains.  It has been activated."""
+        ...
+
+    def save(self) -> dict[str, Any]:
+        """Return the state as plain data; empty when nothing is held."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put a saved state back; the queues have been activated.  Raises `BadState`."""
+        ...
+
+
+class Queue:
+    """A queue in the hands of its backend.
+
+    Nothing raises here: a ring that makes no sense stops the whole device until
+    the guest resets it, and there are no more chains then.
+    """
+
+    def __init__(self, device: VirtioPci, ring: Virtqueue) -> None:
+        self._device = device
+        self._ring = ring
+        self._fresh = False  # chains were given back that the driver may not know of
+
+    def take(self) -> Chain | None:
+        """Return the next chain that the driver has made available, or None."""
+        if self._device.state.broken:
+            return None
+        try:
+            return self._ring.take()
+        except (BrokenRing, IndexError):
+            self.give_up()
+            return None
+
+    def put(self, chain: Chain, written: int) -> None:
+        """Give a chain back with `written` bytes in its writable buffers; `tell` tells the driver."""
+        if self._device.state.broken:
+            return
+        try:
+            self._ring.put(chain, written)
+            self._fresh = True
+        except IndexError:
+            self.give_up()
+
+    def tell(self) -> None:
+        """Interrupt the driver, where it wants that, if chains were given back since the last time."""
+        if not self._fresh or self._device.state.broken:
+            return
+        self._fresh = False
+        try:
+            if self._ring.wants_interrupt():
+                self._device.interrupt()
+        except IndexError:
+            self.give_up()
+
+    def held(self, head: int, writable: list[tuple[int, int]]) -> Chain:
+        """Return a chain that the backend held when it was saved."""
+        return self._ring.held(head, writable)
+
+    def give_up(self) -> None:
+        """Stop the device: the driver has asked for something that makes no sense."""
+        self._device.give_up()
 
 
 @dataclass(slots=True)
@@ -75,9 +147,8 @@ class State:
 class VirtioPci:
     """One legacy virtio device; `irq` is its INTA# line.
 
-    A request is served at once, while the guest notifies.  A ring that makes
-    no sense stops the device until the guest resets it: it never harms the
-    machine.
+    A ring that makes no sense stops the device until the guest resets it: it
+    never harms the machine.
     """
 
     def __init__(self, name: str, memory: Memory, irq: Line, backend: Backend) -> None:
@@ -92,11 +163,12 @@ class VirtioPci:
         if offset == _ISR and size == 1:
             return self._read_isr()
         value = done = 0
+        config = self.backend.config if offset + size > _CONFIG else b""
         while done < size:
             at = offset + done
             register = max((r for r in _WIDTH if r <= at), default=0) if at < _CONFIG else at
             if at >= _CONFIG:
-                part, width = self.backend.config[at - _CONFIG : at - _CONFIG + 1], 1
+                part, width = config[at - _CONFIG : at - _CONFIG + 1], 1
                 piece = part[0] if part else 0
             else:
                 skip = at - register
@@ -118,20 +190,43 @@ class VirtioPci:
             width = width or 1
             offset, size, value = offset + width, size - width, value >> 8 * width
 
+    def interrupt(self) -> None:
+        """Raise the queue interrupt."""
+        self.state.isr |= _QUEUE_INTERRUPT
+        self._irq.set(True)
+
+    def give_up(self) -> None:
+        """Stop until the guest resets the device."""
+        self.state.broken = True
+        self.state.status |= _NEEDS_RESET
+
     def save(self) -> dict[str, Any]:
         """Return the state as plain data."""
         self.state.queues = [queue.state for queue in self._queues]
-        return pack(self.state)
+        saved, held = pack(self.state), self.backend.save()
+        return saved | {"backend": held} if held else saved
 
     def load(self, state: dict[str, Any]) -> None:
         """Put a saved state back."""
+        held: dict[str, Any] = {}
+        if isinstance(state, dict) and "backend" in state:
+            state = dict(state)
+            held = state.pop("backend")
+            if not isinstance(held, dict) or not held:
+                raise misfit(f"{self.name}.backend", "it is not a table of fields")
         s = unpack(State, state, self.name)
         if len(s.queues) != len(self._queues):
             raise misfit(self.name, f"{len(s.queues)} queues instead of {len(self._queues)}")
         self.state = s
-        for queue, saved in zip(self._queues, s.queues, strict=True):
+        for index, (queue, saved) in enumerate(zip(self._queues, s.queues, strict=True)):
             queue.state = saved
+            self._activate(index)
+        self.backend.load(held)
         self._irq.level = bool(self.state.isr)
+
+    def _activate(self, index: int) -> None:
+        ring = self._queues[index]
+        self.backend.activate(index, Queue(self, ring) if ring.state.pfn else None)
 
     def _selected(self) -> Virtqueue | None:
         select = self.state.select
@@ -168,6 +263,7 @@ class VirtioPci:
             queue = self._selected()
             if queue is not None:
                 queue.reset(value)
+                self._activate(s.select)
         elif register == _QUEUE_SELECT:
             s.select = value
         elif register == _NOTIFY:
@@ -180,23 +276,11 @@ class VirtioPci:
 
     def _reset(self) -> None:
         self.state = State()
-        for queue in self._queues:
+        for index, queue in enumerate(self._queues):
             queue.reset()
+            self._activate(index)
         self._irq.set(False)
 
     def _notify(self, index: int) -> None:
-        s = self.state
-        if s.broken or index >= len(self._queues):
-            return
-        queue = self._queues[index]
-        served = False
-        try:
-            while (chain := queue.take()) is not None:
-                queue.put(chain, self.backend.handle(index, chain))
-                served = True
-            if served and queue.wants_interrupt():
-                s.isr |= _QUEUE_INTERRUPT
-                self._irq.set(True)
-        except (BrokenRing, IndexError):
-            s.broken = True
-            s.status |= _NEEDS_RESET
+        if not self.state.broken and index < len(self._queues) and self._queues[index].state.pfn:
+            self.backend.notified(index)

@@ -6,8 +6,11 @@ Source: Virtio PCI Card Specification 0.9.5, appendix B.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from tt.events import Kind
+from tt.vmm.devices.device import misfit
+from tt.vmm.devices.virtio_pci import Queue
 from tt.vmm.devices.virtqueue import Chain
 from tt.vmm.nondeterminism import Door
 
@@ -27,9 +30,31 @@ class VirtioRng:
     def __init__(self, door: Door, entropy: Callable[[int], bytes]) -> None:
         self._door = door
         self._entropy = entropy
+        self._queue: Queue | None = None
 
-    def handle(self, queue: int, chain: Chain) -> int:
-        """Fill one buffer, 4096 bytes at most; see `Backend.handle`."""
+    def activate(self, index: int, queue: Queue | None) -> None:
+        """Take the queue; see `Backend.activate`."""
+        self._queue = queue
+
+    def notified(self, index: int) -> None:
+        """Fill every buffer, 4096 bytes each at most."""
+        queue = self._queue
+        if queue is None:
+            return
+        while (chain := queue.take()) is not None:
+            queue.put(chain, self._fill(chain))
+        queue.tell()
+
+    def save(self) -> dict[str, Any]:
+        """Return nothing: no buffer is held."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put a saved state back: there is none."""
+        if state:
+            raise misfit("virtio-rng", "it holds buffers, which this device never does")
+
+    def _fill(self, chain: Chain) -> int:
         size = min(chain.writable_size, _MOST)
         if not size:
             return 0

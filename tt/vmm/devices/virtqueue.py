@@ -45,10 +45,10 @@ class Chain:
 
     __slots__ = ("head", "readable", "writable", "_memory")
 
-    def __init__(self, memory: Memory, head: int) -> None:
+    def __init__(self, memory: Memory, head: int, writable: list[tuple[int, int]] | None = None) -> None:
         self.head = head
         self.readable: list[tuple[int, int]] = []
-        self.writable: list[tuple[int, int]] = []
+        self.writable = [] if writable is None else writable
         self._memory = memory
 
     @property
@@ -84,6 +84,10 @@ class Virtqueue:
     def reset(self, pfn: int = 0) -> None:
         """Set the queue up at page `pfn`, empty; 0 takes it down."""
         self.state = QueueState(pfn)
+
+    def held(self, head: int, writable: list[tuple[int, int]]) -> Chain:
+        """Return a chain that was taken earlier, of a saved state: what can still be written of it."""
+        return Chain(self._memory, head, writable)
 
     def take(self) -> Chain | None:
         """Return the next available chain, or None when there is no more.

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 from tt.errors import BadInput, UsageError
-from tt.events import Kind
 from tt.vmm.clock import Clock
 from tt.vmm.devices import virtio_blk, virtio_pci, virtio_rng
 from tt.vmm.devices.cmos import Cmos
@@ -27,8 +26,10 @@ from tt.vmm.devices.uart16550 import Uart16550
 from tt.vmm.disk import Disk
 from tt.vmm.line import Line
 from tt.vmm.memory import Memory
+from tt.vmm.messages import ConsoleInput, ConsoleWrite
 from tt.vmm.nondeterminism import Door
-from tt.vmm.router import Message, RoutedDisk, Router
+from tt.vmm.router import Router
+from tt.vmm.wiring import wire_console, wire_disk
 
 MAX_DISKS = SLOTS - 2
 _PCI_IRQS = (10, 11)
@@ -46,9 +47,8 @@ class Board:
     `entropy(size)` returns random bytes, `epoch` (seconds since 1970) is the
     wall clock at power-on, `on_intr(level)` drives the CPU's INTR pin,
     `on_power(reason)` ends the machine.  With `host_clock` (ns since 1970) the
-    wall clock is the host's.  The disks' writes and flushes are told to the
-    door here, as unit 0, 1, ... in the order of `disks`; `router` lets one
-    interpose on the devices "disk0", "disk1", ... and "console0".
+    wall clock is the host's.  The disks are units 0, 1, ... of events, in the order
+    of `disks`; `router` lets one interpose on "disk0", "disk1", ... and "console0".
 
     Raises `UsageError` for more disks than there are slots.
     """
@@ -68,9 +68,8 @@ class Board:
     ) -> None:
         if len(disks) > MAX_DISKS:
             raise UsageError(f"{len(disks)} disks are too many: the machine has room for {MAX_DISKS}")
-        self.router = Router()
+        self.router = Router(door)
         self.devices: dict[str, Stateful] = {}
-        self._door = door
         self._on_intr = on_intr
         self._intr = Line(on_intr)
         self._fixed: dict[int, _Port] = {}
@@ -81,7 +80,11 @@ class Board:
         self.pit = Pit8254(clock, door, self.pic.line(0))
         self.cmos = Cmos(clock, door, self.pic.line(8), epoch, host_clock)
         self.port61 = Port61(clock, self.pit)
-        self.com1 = Uart16550("com1", clock, door, self.pic.line(4), self._console("console0", unit=0))
+        console = wire_console(self.router, door, 0, lambda data: self.com1.receive(data))
+        self.com1 = Uart16550(
+            "com1", clock, door, self.pic.line(4), lambda data: console.send(ConsoleWrite(data))
+        )
+        self._console = console
         self.reset = ResetControl(on_power)
         self.pci = PciBus([self.pic.line(irq) for irq in _PCI_IRQS], self._remap)
         for device in (self.pic, self.pit, self.cmos, self.port61, self.com1, self.reset, self.pci):
@@ -100,8 +103,8 @@ class Board:
 
         self.pci.add(0, host_bridge())
         for index, disk in enumerate(disks):
-            routed = self._route(f"disk{index}", disk, unit=index)
-            backend = virtio_blk.VirtioBlk(routed, f"tt-disk{index}", discard)
+            port = wire_disk(self.router, door, disk, index)
+            backend = virtio_blk.VirtioBlk(port, f"tt-disk{index}", discard)
             self._plug(1 + index, f"virtio-blk{index}", memory, backend, virtio_blk.PCI_CLASS)
         rng = virtio_rng.VirtioRng(door, entropy)
         self._plug(1 + len(disks), "virtio-rng", memory, rng, virtio_rng.PCI_CLASS)
@@ -130,7 +133,7 @@ class Board:
     def console_input(self, unit: int, data: bytes) -> None:
         """Type `data` into console `unit`; consoles that are not there ignore it."""
         if unit == 0:
-            self.com1.receive(data)
+            self._console.send(ConsoleInput(data))
 
     @property
     def intr(self) -> bool:
@@ -144,7 +147,9 @@ class Board:
 
     def save(self) -> dict[str, Any]:
         """Return the state of every device as plain data; the clock is saved by its owner."""
-        return {name: device.save() for name, device in self.devices.items()}
+        saved = {name: device.save() for name, device in self.devices.items()}
+        routes = self.router.save()
+        return saved | {"router": routes} if routes else saved
 
     def load(self, state: dict[str, Any]) -> None:
         """Put a saved state back and tell the CPU the level of INTR.
@@ -152,11 +157,12 @@ class Board:
         The clock is loaded by its owner.  Raises `BadInput` when the state is
         not that of a board with the same devices.
         """
-        if set(state) != set(self.devices):
-            odd = ", ".join(sorted(set(state) ^ set(self.devices)))
-            raise BadInput(f"saved state is of another machine: devices differ ({odd})")
+        odd = (set(state) - {"router"}) ^ set(self.devices)
+        if odd:
+            raise BadInput(f"saved state is of another machine: devices differ ({', '.join(sorted(odd))})")
         for name, device in self.devices.items():
             device.load(state[name])
+        self.router.load(state.get("router", {}))
         self._on_intr(self._intr.level)
 
     # Building.
@@ -195,33 +201,3 @@ class Board:
                 ports[base + offset] = (registers.read, registers.write, offset, 4)
         ports.update(self._fixed)
         self._ports = ports
-
-    def _console(self, device: str, unit: int) -> Callable[[bytes], object]:
-        note = self._door.note
-        send = self.router.send
-
-        kind = Kind.CONSOLE
-
-        def written(message: Message) -> bytes:
-            note(kind, unit, 0, message.data)
-            return b""
-
-        self.router.register(device, written)
-        return lambda data: send(Message(device, "consoleWrite", 0, 0, data))
-
-    def _route(self, device: str, disk: Disk, unit: int) -> RoutedDisk:
-        note = self._door.note
-
-        def serve(message: Message) -> bytes:
-            if message.operation == "diskRead":
-                return disk.read(message.lba, message.sectors)
-            if message.operation == "diskWrite":
-                disk.write(message.lba, message.data)
-                note(Kind.DISK_WRITE, unit, message.lba, message.data)
-            else:
-                disk.flush()
-                note(Kind.DISK_FLUSH, unit)
-            return b""
-
-        self.router.register(device, serve)
-        return RoutedDisk(self.router, device, disk.sectors)
