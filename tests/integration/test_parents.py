@@ -12,7 +12,8 @@ from tt.events import Kind
 from tt.log import Trace
 from tt.replay import verify
 from tt.travel import Timeline
-from tt.vmm.config import DiskConfig, MachineConfig, configure_denali, configure_pc
+from tt.vmm.config import DiskConfig, MachineConfig
+from tt.vmm.configure import configure_denali, configure_pc
 from tt.vmm.machine import Machine
 from tt.vmm.messages import (
     ConsoleInput,
