@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tt.errors import Divergence
-from tt.events import Event, Kind
+from tt.events import INPUTS, Event, Kind
 from tt.log import ConsoleCoalescer, Trace, contents_digest
 from tt.recording import with_checksum
 from tt.vmm.machine import Machine
 
 _ALL = frozenset(Kind)
-_BY_THE_LOOP = frozenset({Kind.TIMER, Kind.IRQ, Kind.BATCH, Kind.WAKE, Kind.INPUT})
+_BY_THE_LOOP = INPUTS | {Kind.TIMER, Kind.IRQ, Kind.BATCH}
 """What happens between two instructions, so never before the arrival at its tick."""
 
 
