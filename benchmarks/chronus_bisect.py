@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tt.chronus.search.bisect import Bisection, Options, bisect
-from tt.chronus.search.verdicts import Outcome, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeVerdict
 from tt.chronus.store.history import History, Instant
 from tt.chronus.store.live import create
 from tt.chronus.store.view import DiskView, TrackedView
@@ -54,14 +54,14 @@ class Probe:
         """Return the probe in a line."""
         return "a benchmark's"
 
-    def run(self, disk: DiskView) -> Verdict:
+    def run(self, disk: DiskView) -> ProbeVerdict:
         """Say it."""
         assert isinstance(disk, Instant)
         if not self.blocks:
-            return Verdict(self.answer(disk.number))
+            return ProbeVerdict(self.answer(disk.number))
         seen = TrackedView(disk)
         newest = max(int(seen.block(block)[:8].strip(b"\0") or 0) for block in self.blocks)
-        return Verdict(self.answer(newest), reads=frozenset(seen.reads))
+        return ProbeVerdict(self.answer(newest), reads=frozenset(seen.reads))
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Verdict files that somebody damaged, or made up, or that belong to another history."""
+"""ProbeVerdict files that somebody damaged, or made up, or that belong to another history."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tt.chronus.search.bisect import bisect, default_log
 from tt.chronus.search.verdict_log import VerdictLog, key_of, plain, read, unpack
-from tt.chronus.search.verdicts import Outcome, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeVerdict
 from tt.chronus.store.history import History, Instant
 from tt.chronus.store.live import create
 from tt.chronus.store.view import DiskView
@@ -38,11 +38,11 @@ class Honest:
     def describe(self) -> str:
         return "--honest"
 
-    def run(self, disk: DiskView) -> Verdict:
+    def run(self, disk: DiskView) -> ProbeVerdict:
         assert isinstance(disk, Instant)
         self.asked.append(disk.number)
         outcome = Outcome.BAD if disk.number >= TURN else Outcome.GOOD
-        return Verdict(outcome, reads=frozenset(range(64)))
+        return ProbeVerdict(outcome, reads=frozenset(range(64)))
 
 
 def made(path: Path, seed: int = 0) -> Path:
@@ -164,13 +164,13 @@ def test_a_hang_counts_only_for_the_time_that_it_had(path: Path) -> None:
     probe = Honest()
     with History.open(path) as history:
         log = VerdictLog(history, None)
-        log.add(probe, 5, Verdict(Outcome.HANG))
+        log.add(probe, 5, ProbeVerdict(Outcome.HANG))
         assert log.find(probe, 5) is not None
         probe.timeout_s = 5
         assert log.find(probe, 5) is not None
         probe.timeout_s = 60
         assert log.find(probe, 5) is None
-        log.add(probe, 5, Verdict(Outcome.GOOD))
+        log.add(probe, 5, ProbeVerdict(Outcome.GOOD))
         found = log.find(probe, 5)
         assert found is not None and found.outcome is Outcome.GOOD
 

@@ -14,7 +14,7 @@ import pytest
 from tt.chronus.probes.guest import GuestProbe
 from tt.chronus.runners import warm
 from tt.chronus.runners.runner import Setup, setup_of
-from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeError, ProbeVerdict
 from tt.chronus.store.history import History
 from tt.chronus.store.view import DiskView, ImageView
 from tt.cli.main import main as tt_main
@@ -68,7 +68,7 @@ def damaged(debian_image: Path, tmp_path: Path) -> Damage:
     return damage
 
 
-def ask(disk: DiskView, command: str, *, early: bool = True, setup: Setup = SETUP) -> Verdict:
+def ask(disk: DiskView, command: str, *, early: bool = True, setup: Setup = SETUP) -> ProbeVerdict:
     return GuestProbe(command, "tt", setup, early).run(disk)
 
 

@@ -12,7 +12,7 @@ from test_boot_debootstrap import image as debootstrapped  # noqa: F401
 from tt.chronus.probes.guest import GuestProbe
 from tt.chronus.runners import warm
 from tt.chronus.runners.runner import Setup
-from tt.chronus.search.verdicts import Outcome, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeVerdict
 from tt.chronus.store.view import ImageView
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ def let_go() -> Iterator[None]:
     warm.forget()
 
 
-def ask(disk: Path, command: str, *, early: bool) -> Verdict:
+def ask(disk: Path, command: str, *, early: bool) -> ProbeVerdict:
     return GuestProbe(command, "tt", SETUP, early).run(ImageView(disk))
 
 

@@ -16,11 +16,12 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py*") if path.suffix in (".py",
 MODULES = [path for path in FILES if path.suffix == ".py"]
 
 # Which rooms a room may import from, beside itself: docs/design.md, "Rooms and the direction of imports".
-BASE = {"errors", "events", "position"}
+BASE = {"errors", "events", "position", "bisection"}
 RECORDING = BASE | {"log", "vmm", "recording", "checker", "replay"}
 TRAVELLING = RECORDING | {"inspect", "travel", "symbols", "chronus"}
 MAY_IMPORT = {
     "errors": set(),
+    "bisection": set(),
     "events": {"errors"},
     "position": {"errors"},
     "log": BASE,

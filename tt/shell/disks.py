@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 from tt.errors import BadInput, UsageError
@@ -11,55 +10,15 @@ from tt.log.text import printable
 from tt.shell.command import Arguments, command, shorten
 from tt.vmm.boot.images import DiskImage, Volume
 from tt.vmm.disk import SECTOR
+from tt.vmm.streams import DiskStream
 
 if TYPE_CHECKING:
     from tt.shell.session import Session
     from tt.vmm.boot.filesystems import FileSystem
-    from tt.vmm.disk import OverlayDisk
 
 _LARGEST_FILE = 1 << 20
 _MOST_NAMES = 2000
 _LETTERS = {"directory": "d", "file": "-", "symlink": "l", "other": "?"}
-
-
-class DiskStream(io.RawIOBase):
-    """A disk of a machine that stands still, as a seekable read-only file."""
-
-    def __init__(self, disk: OverlayDisk) -> None:
-        super().__init__()
-        self._disk = disk
-        self._position = 0
-        self.size = disk.sectors * SECTOR
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self.size - self._position)
-        size = left if size is None or size < 0 else min(size, left)
-        if not size:
-            return b""
-        first, last = self._position // SECTOR, (self._position + size - 1) // SECTOR
-        data = self._disk.read(first, last - first + 1)
-        skip = self._position % SECTOR
-        self._position += size
-        return data[skip : skip + size]
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 @command(

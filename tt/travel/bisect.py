@@ -14,8 +14,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from tt.bisection import halvings, narrow
 from tt.errors import TTError, UsageError
 from tt.events import Event
 from tt.position import format_tick
@@ -34,7 +36,6 @@ Predicate = Callable[["Timeline"], bool | None]
 CHECKS = 16
 _SAYS = {False: "it is good", True: "it is bad"}
 _LONGEST_INSTRUCTION = 15  # bytes
-_INNER_SKIPS = 16  # probes between two skipped ones, before what lies between counts as skipped
 
 
 class BisectError(TTError):
@@ -314,7 +315,7 @@ def _go_back(timeline: Timeline, tick: int) -> None:
 
 def _check_ends(looks: _Looks, good: int, bad: int, checks: int, says: Mapping[bool, str]) -> None:
     """See that both ends are what they were said to be; raises `BisectError`."""
-    left = _left(abs(bad - good))
+    left = halvings(abs(bad - good))
     answers = {tick: looks.ask(tick, left) for tick in sorted((good, bad))}
     for name, tick in (("good", good), ("bad", bad)):
         if answers[tick] is None:
@@ -347,30 +348,18 @@ def _narrow(looks: _Looks, low: int, high: int) -> tuple[int, int]:
 
     They are neighbours, unless only skips lie between.
     """
-    first = looks.ask(low, 0)
-    skips: list[int] = []
-    inner = 0
-    while high - low > 1:
-        stops = [low, *skips, high]
-        # Skips come in stretches: look for their ends, and only then a little inside.
-        gaps = [(stops[1] - low, low), (high - stops[-2], stops[-2])]
-        gap, begin = max(gaps)
-        if gap < 2:
-            gap, begin = max((b - a, a) for a, b in zip(stops, stops[1:], strict=False))
-            inner += 1
-            if gap < 2 or inner > _INNER_SKIPS:
-                break
-        middle = begin + gap // 2 if skips else _cheap_middle(looks.timeline, low, high)
-        answer = looks.ask(middle, _left(high - low) - 1)
-        if answer is None:
-            skips.insert(bisect_left(skips, middle), middle)
-        elif answer == first:
-            low = middle
-            skips = skips[bisect_left(skips, low) :]
-        else:
-            high = middle
-            skips = skips[: bisect_left(skips, high)]
-    return low, high
+    state_after = not looks.ask(low, 0)
+    bounds = [low, high]  # of what is not known yet
+
+    def ask(ticks: Sequence[int]) -> Iterator[tuple[int, bool | None]]:
+        for tick in ticks:
+            answer = looks.ask(tick, halvings(bounds[1] - bounds[0]) - 1)
+            if answer is not None:
+                bounds[answer == state_after] = tick
+            yield tick, answer
+
+    found = narrow(low, high, state_after, ask, middle=partial(_cheap_middle, looks.timeline))
+    return found.before, found.after
 
 
 def _cheap_middle(timeline: Timeline, low: int, high: int) -> int:
@@ -378,11 +367,6 @@ def _cheap_middle(timeline: Timeline, low: int, high: int) -> int:
     ticks = timeline.checkpoint_ticks
     begin, end = bisect_right(ticks, low), bisect_left(ticks, high)
     return ticks[(begin + end) // 2] if begin < end else (low + high) // 2
-
-
-def _left(span: int) -> int:
-    """Return how many looks it takes to find one tick among `span`."""
-    return max(span - 1, 0).bit_length()
 
 
 def _contradictions(

@@ -11,7 +11,8 @@ import pytest
 from boot_disks import MIB, join_gpt, join_mbr, make_ext, make_fat, need, place_gpt, run
 
 from tt.errors import BadInput
-from tt.vmm.boot.images import DiskImage, Volume, Window, open_image, raw_image
+from tt.vmm.boot.images import DiskImage, Volume, open_image, raw_image
+from tt.vmm.streams import Window
 
 NAMES = ("a", "b", "c", "d", "e")
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tt.chronus.search import bisect as module
 from tt.chronus.search.bisect import Bisection, NothingToFind, Options, bisect
 from tt.chronus.search.pool import Look
-from tt.chronus.search.verdicts import Outcome, Probe, ProbeError, Verdict
+from tt.chronus.search.verdicts import Outcome, Probe, ProbeError, ProbeVerdict
 from tt.chronus.store.history import History
 
 Answer = Callable[[int], Outcome | str]
@@ -86,12 +86,12 @@ class Says:
     def describe(self) -> str:
         return "--says"
 
-    def run(self, disk: Any) -> Verdict:
+    def run(self, disk: Any) -> ProbeVerdict:
         self.asked.append(disk.number)
         found = self.answer(disk.number)
         if isinstance(found, str):
-            return Verdict(Outcome.CRASH, found, reads=self.reads)
-        return Verdict(found, reads=self.reads)
+            return ProbeVerdict(Outcome.CRASH, found, reads=self.reads)
+        return ProbeVerdict(found, reads=self.reads)
 
 
 class Several:

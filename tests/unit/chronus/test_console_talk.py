@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from tt.chronus.probes.console import Conversation, Transcript
 from tt.chronus.probes.script import parse_script
-from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeError, ProbeVerdict
 
 
-def talk(story: Story, script: str, timeout_s: float = 1000.0) -> tuple[Verdict, ToldGuest]:
+def talk(story: Story, script: str, timeout_s: float = 1000.0) -> tuple[ProbeVerdict, ToldGuest]:
     guest = ToldGuest(story)
     return Conversation(guest, parse_script(script, "a.console"), timeout_s).hold(), guest
 

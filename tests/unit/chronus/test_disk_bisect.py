@@ -13,7 +13,7 @@ import pytest
 
 from tt.chronus.search.bisect import NothingToFind, Options, Probed, bisect, default_log
 from tt.chronus.search.verdict_log import VerdictLog, parse, plain, read
-from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeError, ProbeVerdict
 from tt.chronus.store.history import History, Instant
 from tt.chronus.store.live import create
 from tt.chronus.store.view import DiskView, TrackedView
@@ -52,7 +52,7 @@ class Says:
     def describe(self) -> str:
         return f"--files {self.name}"
 
-    def run(self, disk: DiskView) -> Verdict:
+    def run(self, disk: DiskView) -> ProbeVerdict:
         assert isinstance(disk, Instant)
         self.asked.append(disk.number)
         reads = None
@@ -63,8 +63,8 @@ class Says:
             reads = frozenset(tracked.reads)
         found = self.answer(value)
         if isinstance(found, str):
-            return Verdict(Outcome.CRASH, found, reads=reads)
-        return Verdict(found, output=f"saw {value}", reads=reads)
+            return ProbeVerdict(Outcome.CRASH, found, reads=reads)
+        return ProbeVerdict(found, output=f"saw {value}", reads=reads)
 
 
 def turned(at: int) -> Callable[[int], Outcome]:
@@ -232,7 +232,7 @@ def test_a_probe_that_cannot_be_run_ends_the_search(path: Path) -> None:
 
 
 def test_verdicts_are_read_as_they_were_written(path: Path, tmp_path: Path) -> None:
-    verdict = Verdict(
+    verdict = ProbeVerdict(
         Outcome.CRASH, "panic", None, "out\u00e9\n", "\x1b[0m", 1.5, frozenset({1, 2, 3, 900, 7})
     )
     with History.open(path) as history:

@@ -15,7 +15,7 @@ import pytest
 from chronus_rig import some_image
 
 from tt.chronus.search.bisect import bisect
-from tt.chronus.search.verdicts import Outcome, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeVerdict
 from tt.chronus.store import importing, spool
 from tt.chronus.store.history import History
 from tt.chronus.store.importing import import_images, pictures
@@ -108,10 +108,10 @@ class Marked:
 
     describe = key
 
-    def run(self, disk: DiskView) -> Verdict:
+    def run(self, disk: DiskView) -> ProbeVerdict:
         contents = disk.read(0, disk.sectors)
         self.seen.add(contents)
-        return Verdict(Outcome.BAD if contents[-1] >= self.limit else Outcome.GOOD)
+        return ProbeVerdict(Outcome.BAD if contents[-1] >= self.limit else Outcome.GOOD)
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from file_rig import edited, make_ext, need, put
 from tt.chronus.files.difference import diff
 from tt.chronus.files.patch import Delta, deltas
 from tt.chronus.files.tree import Tree
-from tt.chronus.search.verdicts import Outcome, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeVerdict
 from tt.chronus.store.view import DiskView, ImageView
 from tt.chronus.why.minimize import Trial, judge_of, minimize
 
-GOOD, BAD = Verdict(Outcome.GOOD), Verdict(Outcome.BAD)
+GOOD, BAD = ProbeVerdict(Outcome.GOOD), ProbeVerdict(Outcome.BAD)
 FILES = {f"etc/conf.d/{number:02}": f"setting {number}\n".encode() for number in range(20)}
 
 
@@ -31,7 +31,7 @@ class Looks:
     def describe(self) -> str:
         return "looks"
 
-    def run(self, disk: DiskView) -> Verdict:
+    def run(self, disk: DiskView) -> ProbeVerdict:
         tree = Tree(disk)
         if all(tree.exists(path) and tree.read(path) == data for path, data in self.wrong):
             return BAD
@@ -98,9 +98,9 @@ def test_a_disk_that_cannot_be_made_tells_nothing(ends: tuple[ImageView, ImageVi
 
 
 def test_a_crash_is_like_another_only_with_the_same_signature() -> None:
-    judge = judge_of(GOOD, Verdict(Outcome.CRASH, "Kernel panic: no init"))
-    assert judge(Verdict(Outcome.CRASH, "Kernel panic: no init")) is True
-    assert judge(Verdict(Outcome.CRASH, "Oops")) is None
+    judge = judge_of(GOOD, ProbeVerdict(Outcome.CRASH, "Kernel panic: no init"))
+    assert judge(ProbeVerdict(Outcome.CRASH, "Kernel panic: no init")) is True
+    assert judge(ProbeVerdict(Outcome.CRASH, "Oops")) is None
     assert judge(BAD) is None
     assert judge(GOOD) is False
     assert judge_of(BAD, GOOD)(GOOD) is True, "a fix is searched the same way"

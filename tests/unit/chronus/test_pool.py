@@ -16,7 +16,7 @@ import pytest
 from tt.chronus.search.bisect import Options, bisect, default_log
 from tt.chronus.search.pool import Processes, Where
 from tt.chronus.search.verdict_log import read
-from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeError, ProbeVerdict
 from tt.chronus.store.history import History, Instant
 from tt.chronus.store.live import create
 from tt.chronus.store.view import DiskView
@@ -57,7 +57,7 @@ class Notes:
     def describe(self) -> str:
         return "--notes"
 
-    def run(self, disk: DiskView) -> Verdict:
+    def run(self, disk: DiskView) -> ProbeVerdict:
         assert isinstance(disk, Instant)
         with self.notes.open("a") as f:
             f.write(f"{disk.number} {os.getpid()}\n")
@@ -72,7 +72,7 @@ class Notes:
 
             run_command(f"echo $$ >> {self.notes}.children; sleep 100", {}, 100)
         time.sleep(self.sleep_s)
-        return Verdict(Outcome.BAD if disk.number >= TURN else Outcome.GOOD)
+        return ProbeVerdict(Outcome.BAD if disk.number >= TURN else Outcome.GOOD)
 
     def _runs(self, number: int) -> int:
         return sum(line.split()[0] == str(number) for line in self.notes.read_text().splitlines())

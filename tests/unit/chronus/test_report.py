@@ -18,7 +18,7 @@ from tt.chronus.report.picture import draw
 from tt.chronus.report.style import DARK, LIGHT, sheet
 from tt.chronus.report.terminal import render
 from tt.chronus.search.bisect import Bisection, Probed, Turn
-from tt.chronus.search.verdicts import Outcome, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeVerdict
 from tt.chronus.store.history import History
 from tt.chronus.store.importing import import_images, pictures
 from tt.chronus.why.finding import Finding, explain
@@ -90,7 +90,9 @@ def a_search(history: History, count: int = 6) -> Bisection:
     outcomes = [Outcome.GOOD, Outcome.BAD, Outcome.SKIP, Outcome.CRASH, Outcome.HANG]
     for number in range(count):
         outcome = outcomes[number % 5]
-        verdict = Verdict(outcome, EVIL, 1, output=f"{EVIL}\nlast line {EVIL}", console=f"boot\r\n{EVIL}\x07")
+        verdict = ProbeVerdict(
+            outcome, EVIL, 1, output=f"{EVIL}\nlast line {EVIL}", console=f"boot\r\n{EVIL}\x07"
+        )
         bad = {Outcome.GOOD: False, Outcome.BAD: True}.get(outcome)
         instant = 1 + number * 7 % history.count if number > 1 else (1, history.count)[number]
         found.probed.append(Probed(instant, replace(verdict, cached=number % 3 == 2), bad))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tt.chronus.search.halving import INNER_PROBES, narrow, rounds_left
+from tt.bisection import INNER_PROBES, narrow, rounds_left
 from tt.chronus.search.noisy import believe, hold
 
 

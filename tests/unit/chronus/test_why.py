@@ -15,7 +15,7 @@ from tt.chronus.files.nearby import blocks_between
 from tt.chronus.files.patch import PatchedDisk, Patcher, deltas
 from tt.chronus.files.tree import Tree
 from tt.chronus.search.bisect import Bisection, Options, bisect
-from tt.chronus.search.verdicts import Outcome, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeVerdict
 from tt.chronus.store.history import History
 from tt.chronus.store.importing import import_images, pictures
 from tt.chronus.store.view import DiskView, ImageView
@@ -35,10 +35,10 @@ class NoTool:
     def describe(self) -> str:
         return "--files 'test -x usr/bin/tool'"
 
-    def run(self, disk: DiskView) -> Verdict:
+    def run(self, disk: DiskView) -> ProbeVerdict:
         tree = Tree(disk)
         good = tree.exists("/usr/bin/tool") and bool(tree.stat("/usr/bin/tool").mode & 0o100)
-        return Verdict(Outcome.GOOD if good else Outcome.BAD, output="it is there\n" if good else "")
+        return ProbeVerdict(Outcome.GOOD if good else Outcome.BAD, output="it is there\n" if good else "")
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,9 @@ from tt.errors import BadInput
 from tt.vmm.boot.ext import Inode
 from tt.vmm.boot.filesystems import READABLE, open_filesystem
 from tt.vmm.boot.filetree import FileSystem, NotFound
-from tt.vmm.boot.images import Volume, Window
+from tt.vmm.boot.images import Volume
 from tt.vmm.disk import BLOCK
+from tt.vmm.streams import Window
 
 _KEPT = 8192  # blocks of 4 KB
 

@@ -22,7 +22,7 @@ LETTERS: dict[ChangeKind, str] = {"added": "A", "removed": "D", "changed": "M", 
 
 
 @dataclass(frozen=True)
-class Place:
+class ExtLocation:
     """Where a file of an ext volume is; `written` holds the blocks that the other view may have otherwise."""
 
     volume: ExtVolume
@@ -41,7 +41,7 @@ class Side:
     node: Node
     read: Callable[[int], bytes] = field(repr=False, compare=False)
     identity: tuple[str, int, int] | None = None
-    place: Place | None = field(default=None, repr=False, compare=False)
+    place: ExtLocation | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tt.chronus.files.changes import Change, Place, Side, pair_renames
+from tt.chronus.files.changes import Change, ExtLocation, Side, pair_renames
 from tt.chronus.files.ext_index import MAX_PATHS, Geometry, Moved, VolumeIndex
 from tt.chronus.files.ext_volume import ExtVolume
 from tt.chronus.files.same_file import ext_ways, tree_ways
@@ -277,7 +277,7 @@ def ext_side(
         link = volume.link_target(inode) if stat.kind == "symlink" else None
     except (ValueError, IndexError):
         return None
-    identity, place = (name, number, volume.generation(inode)), Place(volume, inode, written)
+    identity, place = (name, number, volume.generation(inode)), ExtLocation(volume, inode, written)
     return Side(Node(path, stat, link), partial(_read_inode, volume, inode, path), identity, place)
 
 

@@ -27,7 +27,7 @@ from tt.chronus.probes.script import (
 )
 from tt.chronus.runners.named import runner
 from tt.chronus.runners.runner import CannotBoot, Guest, Setup
-from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeError, ProbeVerdict
 from tt.chronus.store.view import DiskView
 
 _Found = TypeVar("_Found")
@@ -75,7 +75,7 @@ class ConsoleProbe:
         """Return the probe in a line."""
         return f"--console {self.name} on {self.runner}"
 
-    def run(self, disk: DiskView) -> Verdict:
+    def run(self, disk: DiskView) -> ProbeVerdict:
         """Boot and talk; see `Probe.run`."""
         script = parse_script(self.script, self.name)
         begin = time.monotonic()
@@ -83,7 +83,7 @@ class ConsoleProbe:
             guest = runner(self.runner).start(disk, self.setup)
         except CannotBoot as e:
             seconds = time.monotonic() - begin
-            return Verdict(Outcome.CRASH, f"cannot boot: {e}"[:TAIL], seconds=seconds, reads=e.reads)
+            return ProbeVerdict(Outcome.CRASH, f"cannot boot: {e}"[:TAIL], seconds=seconds, reads=e.reads)
         with guest:
             verdict = Conversation(guest, script, self.setup.timeout_s).hold()
         return replace(verdict, seconds=time.monotonic() - begin)
@@ -143,7 +143,7 @@ class Conversation:
         self._output = ""
         self._crash = signatures.Watch()
 
-    def hold(self) -> Verdict:
+    def hold(self) -> ProbeVerdict:
         """Go through the script; return the verdict."""
         try:
             for step in self._script.steps:
@@ -151,7 +151,7 @@ class Conversation:
                 self._do(step)
             raise _Over(Outcome.GOOD, f"{self._script.name}: all of it went as it should")
         except _Over as over:
-            return Verdict(
+            return ProbeVerdict(
                 over.outcome,
                 over.signature,
                 over.code,

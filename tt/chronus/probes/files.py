@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tt.chronus.files.checkout import Checkout
 from tt.chronus.probes.exit_codes import outcome_of
 from tt.chronus.probes.host import named_files, run_command
-from tt.chronus.search.verdicts import Outcome, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeVerdict
 from tt.chronus.store.view import DiskView
 
 _checkouts: dict[tuple[str, ...], Checkout] = {}  # of this process: it moves from probe to probe
@@ -41,7 +41,7 @@ class FilesProbe:
         checkout.move(disk)
         return checkout.fingerprint()
 
-    def run(self, disk: DiskView) -> Verdict:
+    def run(self, disk: DiskView) -> ProbeVerdict:
         """Run the command; see `Probe.run`."""
         checkout = self._checkout()
         checkout.move(disk)
@@ -53,7 +53,7 @@ class FilesProbe:
         begin = time.monotonic()
         code, output = run_command(self.command, environment, self.timeout_s, checkout.root)
         outcome = Outcome.HANG if code is None else outcome_of(code, self.command)
-        return Verdict(outcome, exit_code=code, output=output, seconds=time.monotonic() - begin)
+        return ProbeVerdict(outcome, exit_code=code, output=output, seconds=time.monotonic() - begin)
 
     def _checkout(self) -> Checkout:
         found = _checkouts.get(self.paths)

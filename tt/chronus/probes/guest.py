@@ -12,7 +12,7 @@ from tt.chronus.probes.guest_script import EMERGENCY, Answer, read_answer, scrip
 from tt.chronus.probes.signatures import Watch, plain
 from tt.chronus.runners.named import runner
 from tt.chronus.runners.runner import CannotBoot, Guest, Setup
-from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeError, ProbeVerdict
 from tt.chronus.store.view import DiskView
 
 _TAIL = 4000  # characters of output and console that a verdict keeps
@@ -53,7 +53,7 @@ class GuestProbe:
         """Return the probe in a line."""
         return f"--guest {self.command!r}{' --early' if self.early else ''} on {self.runner}"
 
-    def run(self, disk: DiskView) -> Verdict:
+    def run(self, disk: DiskView) -> ProbeVerdict:
         """Boot and ask; see `Probe.run`."""
         text = self._text()
         begin = time.monotonic()
@@ -62,7 +62,7 @@ class GuestProbe:
             guest = runner(self.runner).start(disk, setup)
         except CannotBoot as e:
             seconds = time.monotonic() - begin
-            return Verdict(Outcome.CRASH, f"cannot boot: {e}"[:_TAIL], seconds=seconds, reads=e.reads)
+            return ProbeVerdict(Outcome.CRASH, f"cannot boot: {e}"[:_TAIL], seconds=seconds, reads=e.reads)
         with guest:
             watch = Watch()
             answer = self._wait(guest, watch, text)
@@ -93,21 +93,21 @@ class GuestProbe:
                     return answer
         return read_answer(guest.script_disk(), text, self.early)
 
-    def _judge(self, guest: Guest, watch: Watch, answer: Answer | None) -> Verdict:
+    def _judge(self, guest: Guest, watch: Watch, answer: Answer | None) -> ProbeVerdict:
         console = _tail(guest.console)
         if answer is None:
             if watch.fatal:
-                return Verdict(Outcome.CRASH, watch.fatal, console=console, reads=guest.reads)
+                return ProbeVerdict(Outcome.CRASH, watch.fatal, console=console, reads=guest.reads)
             if guest.ended is not None:
                 what = watch.grave or f"the guest ended without an answer: {guest.ended}"
-                return Verdict(Outcome.CRASH, what, console=console, reads=guest.reads)
-            return Verdict(Outcome.HANG, watch.grave, console=console, reads=guest.reads)
+                return ProbeVerdict(Outcome.CRASH, what, console=console, reads=guest.reads)
+            return ProbeVerdict(Outcome.HANG, watch.grave, console=console, reads=guest.reads)
         output = _tail(answer.output)
         if answer.code == EMERGENCY:
             what = "the system booted into emergency mode" + (f": {watch.grave}" if watch.grave else "")
-            return Verdict(Outcome.CRASH, what, output=output, console=console, reads=guest.reads)
+            return ProbeVerdict(Outcome.CRASH, what, output=output, console=console, reads=guest.reads)
         code = int(answer.code)
-        return Verdict(self._outcome(code, output), "", code, output, console, reads=guest.reads)
+        return ProbeVerdict(self._outcome(code, output), "", code, output, console, reads=guest.reads)
 
     def _outcome(self, code: int, output: str) -> Outcome:
         lines = output.strip().splitlines()

@@ -17,7 +17,7 @@ from tt.chronus.probes.host import named_files, run_command
 from tt.chronus.probes.signatures import Watch, plain
 from tt.chronus.runners.named import runner
 from tt.chronus.runners.runner import CannotBoot, Guest, Setup
-from tt.chronus.search.verdicts import Outcome, ProbeError, Verdict
+from tt.chronus.search.verdicts import Outcome, ProbeError, ProbeVerdict
 from tt.chronus.store.view import DiskView, TrackedView
 
 _TAIL = 4000  # characters of the console that a verdict keeps
@@ -58,7 +58,7 @@ class RunProbe:
         """Return the probe in a line."""
         return f"--run {self.command!r} on {self.runner}"
 
-    def run(self, disk: DiskView) -> Verdict:
+    def run(self, disk: DiskView) -> ProbeVerdict:
         """Boot, and run the command; see `Probe.run`."""
         begin = time.monotonic()
         shared = _SharedView(disk)
@@ -68,7 +68,9 @@ class RunProbe:
                 guest = stack.enter_context(runner(self.runner).start(shared, self.setup))
             except CannotBoot as e:
                 seconds = time.monotonic() - begin
-                return Verdict(Outcome.CRASH, f"cannot boot: {e}"[:_TAIL], seconds=seconds, reads=e.reads)
+                return ProbeVerdict(
+                    Outcome.CRASH, f"cannot boot: {e}"[:_TAIL], seconds=seconds, reads=e.reads
+                )
             url = guest.nbd_url
             if url is None:
                 url = stack.enter_context(serving([InstantExport(seen, name="disk")])).url("disk")
@@ -85,7 +87,7 @@ class RunProbe:
             "CHRONUS_INSTANT": disk.where,
         }
 
-    def _talk(self, guest: Guest, environment: Callable[[], Mapping[str, str]]) -> Verdict:
+    def _talk(self, guest: Guest, environment: Callable[[], Mapping[str, str]]) -> ProbeVerdict:
         """Keep the guest going until the command has ended, or the time is over."""
         watch = Watch()
         limit_s = time.monotonic() + self.setup.timeout_s
@@ -118,17 +120,17 @@ class RunProbe:
                 return True
         return False
 
-    def _judge(self, code: int | None, output: str, guest: Guest, watch: Watch) -> Verdict:
+    def _judge(self, code: int | None, output: str, guest: Guest, watch: Watch) -> ProbeVerdict:
         """Return the verdict; a guest that died says more than a command that could not reach it."""
         console = guest.console.decode("utf-8", "replace")[-_TAIL:]
         crashed = watch.fatal or (code is None and watch.grave)
         if code is None and guest.ended is not None:
             crashed = watch.worst or f"the guest ended: {guest.ended}"
         if crashed and code not in (0, 125):
-            return Verdict(Outcome.CRASH, crashed, code, output, console)
+            return ProbeVerdict(Outcome.CRASH, crashed, code, output, console)
         if code is None:
-            return Verdict(Outcome.HANG, watch.grave, None, output, console)
-        return Verdict(outcome_of(code, self.command), "", code, output, console)
+            return ProbeVerdict(Outcome.HANG, watch.grave, None, output, console)
+        return ProbeVerdict(outcome_of(code, self.command), "", code, output, console)
 
 
 class _Command(threading.Thread):

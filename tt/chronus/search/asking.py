@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from tt.chronus.search.pool import Pool, fingerprint
 from tt.chronus.search.verdict_log import SAMPLE, VerdictLog
-from tt.chronus.search.verdicts import Outcome, Probe, Verdict
+from tt.chronus.search.verdicts import Outcome, Probe, ProbeVerdict
 from tt.chronus.store.history import History
 
 
@@ -17,7 +17,7 @@ class Probed:
     """A look at one instant: `bad` is None for a skip; `runs` of the probe, 0 where it was known."""
 
     instant: int
-    verdict: Verdict
+    verdict: ProbeVerdict
     bad: bool | None
     runs: int = 1
 
@@ -63,9 +63,9 @@ class Asker:
         for instant, verdict, runs in self._verdicts(instants):
             yield instant, self._note(instant, verdict, runs)
 
-    def ends(self, instants: Sequence[int], bad: int) -> dict[int, Verdict]:
+    def ends(self, instants: Sequence[int], bad: int) -> dict[int, ProbeVerdict]:
         """Ask for the ends, of which instant `bad` says what counts as bad; return their verdicts."""
-        verdicts: dict[int, tuple[Verdict, int]] = {}
+        verdicts: dict[int, tuple[ProbeVerdict, int]] = {}
         for instant, verdict, runs in self._verdicts(instants):
             verdicts[instant] = (verdict, runs)
         last = verdicts[bad][0]
@@ -78,7 +78,7 @@ class Asker:
                 self._note(instant, *verdicts[instant])
         return {instant: verdict for instant, (verdict, _runs) in verdicts.items()}
 
-    def judge(self, verdict: Verdict) -> bool | None:
+    def judge(self, verdict: ProbeVerdict) -> bool | None:
         """Return whether a verdict is bad; None where it does not say."""
         if verdict.outcome is Outcome.GOOD:
             return False
@@ -88,13 +88,13 @@ class Asker:
 
     # ---- inside
 
-    def _note(self, instant: int, verdict: Verdict, runs: int) -> bool | None:
+    def _note(self, instant: int, verdict: ProbeVerdict, runs: int) -> bool | None:
         bad = self.judge(verdict)
         self.states[instant] = bad
         self._on_probe(Probed(instant, verdict, bad, runs))
         return bad
 
-    def _verdicts(self, instants: Sequence[int]) -> Iterator[tuple[int, Verdict, int]]:
+    def _verdicts(self, instants: Sequence[int]) -> Iterator[tuple[int, ProbeVerdict, int]]:
         """Yield (instant, verdict, runs that it took) of each."""
         if self._samples:
             yield from self._sampled(instants)
@@ -103,7 +103,7 @@ class Asker:
         else:
             yield from self._once(instants)
 
-    def _once(self, instants: Sequence[int]) -> Iterator[tuple[int, Verdict, int]]:
+    def _once(self, instants: Sequence[int]) -> Iterator[tuple[int, ProbeVerdict, int]]:
         """Take what is known, and run the others, as many at a time as the pool does.
 
         What those showed may answer for the ones behind them.
@@ -135,7 +135,7 @@ class Asker:
             self._prints[instant] = fingerprint(self._probe, self._history, instant)
         return self._prints.get(instant)
 
-    def _sampled(self, instants: Sequence[int]) -> Iterator[tuple[int, Verdict, int]]:
+    def _sampled(self, instants: Sequence[int]) -> Iterator[tuple[int, ProbeVerdict, int]]:
         """Yield an answer for each that was not used before: kept ones first."""
         missing = []
         for instant in instants:
@@ -151,9 +151,9 @@ class Asker:
                 self._log.add(self._probe, look.instant, look.verdict, None, SAMPLE)
             yield look.instant, look.verdict, 1
 
-    def _repeated(self, instants: Sequence[int]) -> Iterator[tuple[int, Verdict, int]]:
+    def _repeated(self, instants: Sequence[int]) -> Iterator[tuple[int, ProbeVerdict, int]]:
         """Run each until no other answer can come to a majority of `repeat`."""
-        said: dict[int, list[Verdict]] = {instant: [] for instant in instants}
+        said: dict[int, list[ProbeVerdict]] = {instant: [] for instant in instants}
         runs = dict.fromkeys(instants, 0)
         open_ = list(said)
         while open_:
@@ -165,18 +165,18 @@ class Asker:
                 open_.remove(instant)
                 yield instant, self._majority(said[instant]), runs[instant]
 
-    def _missing(self, verdicts: Sequence[Verdict]) -> int:
+    def _missing(self, verdicts: Sequence[ProbeVerdict]) -> int:
         """Return how many runs more may settle it, 0 where it is settled."""
         best = max((len(group) for group in self._by_state(verdicts)), default=0)
         return max(0, min(self._repeat // 2 + 1 - best, self._repeat - len(verdicts)))
 
-    def _by_state(self, verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
-        groups: dict[object, list[Verdict]] = {}
+    def _by_state(self, verdicts: Sequence[ProbeVerdict]) -> list[list[ProbeVerdict]]:
+        groups: dict[object, list[ProbeVerdict]] = {}
         for verdict in verdicts:
             groups.setdefault((verdict.outcome, verdict.signature), []).append(verdict)
         return sorted(groups.values(), key=len, reverse=True)
 
-    def _majority(self, verdicts: Sequence[Verdict]) -> Verdict:
+    def _majority(self, verdicts: Sequence[ProbeVerdict]) -> ProbeVerdict:
         """Return the verdict of most; where two have as many, a skip."""
         groups = self._by_state(verdicts)
         seconds = sum(verdict.seconds for verdict in verdicts)

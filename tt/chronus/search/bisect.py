@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tt.bisection import Answers, halvings, narrow, rounds_left
 from tt.chronus.search.asking import Asker
 from tt.chronus.search.asking import Probed as Probed
-from tt.chronus.search.halving import Answers, halvings, narrow, rounds_left
 from tt.chronus.search.noisy import Held, believe, hold
 from tt.chronus.search.pool import pool_for
 from tt.chronus.search.verdict_log import VerdictLog

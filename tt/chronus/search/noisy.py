@@ -6,7 +6,7 @@ Horstein 1963; M. Burnashev and K. Zigangirov 1974; M. Ben-Or and A. Hassidim, F
 log2(n) / (1 - H(wrong)) probes).  Between places that were asked for the probability is constant, so that
 it is kept in as many pieces as there were probes, however many places there are.
 
-A skip says nothing.  The ends of a run of skips are searched as in `tt.chronus.search.halving`; what lies
+A skip says nothing.  The ends of a run of skips are searched as in `tt.bisection`; what lies
 between is one piece that no probe can cut.
 """
 
@@ -17,7 +17,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tt.chronus.search.halving import INNER_PROBES, Ask, nearest
+from tt.bisection import INNER_PROBES, Ask, nearest
 
 MOST_PROBES = 10_000
 _MOST_SKIPS = 3  # of one place, before it counts as skipped

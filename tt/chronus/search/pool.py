@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from tt.chronus.search.verdicts import Outcome, Probe, ProbeError, Verdict
+from tt.chronus.search.verdicts import Outcome, Probe, ProbeError, ProbeVerdict
 from tt.chronus.store.history import History
 from tt.errors import BadInput, UsageError
 
@@ -47,7 +47,7 @@ class Look:
     """
 
     instant: int
-    verdict: Verdict
+    verdict: ProbeVerdict
     seen: bytes | None = None
     keep: bool = True
 
@@ -219,7 +219,7 @@ def look(probe: Probe, history: History, instant: int) -> Look:
         verdict = probe.run(disk)
     except BadInput as e:
         what = str(e).replace(disk.where, "the disk")[:_LONGEST_SIGNATURE]
-        return Look(instant, Verdict(Outcome.CRASH, what, seconds=time.monotonic() - begin), keep=False)
+        return Look(instant, ProbeVerdict(Outcome.CRASH, what, seconds=time.monotonic() - begin), keep=False)
     return Look(instant, replace(verdict, cached=False), fingerprint(probe, history, instant))
 
 

@@ -26,7 +26,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from tt.chronus.search.verdicts import Outcome, Probe, Verdict
+from tt.chronus.search.verdicts import Outcome, Probe, ProbeVerdict
 from tt.chronus.store.history import History
 from tt.errors import BadInput
 
@@ -50,7 +50,7 @@ class Entry:
     about: str
     timeout: float
     kind: str
-    verdict: Verdict
+    verdict: ProbeVerdict
     seen: bytes | None = None
     packed: str | None = None
 
@@ -101,17 +101,17 @@ class VerdictLog:
             if (entry.trace, entry.disk) == (self._trace, self._history.disk):
                 yield entry
 
-    def find(self, probe: Probe, instant: int, seen: bytes | None = None) -> Verdict | None:
+    def find(self, probe: Probe, instant: int, seen: bytes | None = None) -> ProbeVerdict | None:
         """Return what is known of an instant, from a verdict there or where the probe saw the same."""
         entry = self._find(probe, instant, seen)
         return None if entry is None else replace(entry.verdict, cached=True)
 
-    def samples(self, probe: Probe, instant: int) -> list[Verdict]:
+    def samples(self, probe: Probe, instant: int) -> list[ProbeVerdict]:
         """Return the answers of a probe that may be wrong, in their order."""
         return [replace(e.verdict, cached=True) for e in self._known(probe).samples.get(instant, ())]
 
     def add(
-        self, probe: Probe, instant: int, verdict: Verdict, seen: bytes | None = None, kind: str = SOUND
+        self, probe: Probe, instant: int, verdict: ProbeVerdict, seen: bytes | None = None, kind: str = SOUND
     ) -> None:
         """Keep a verdict."""
         entry = Entry(
@@ -265,7 +265,7 @@ def plain(entry: Entry) -> dict[str, Any]:
 def parse(fact: dict[str, Any]) -> Entry:
     """Return the entry that `plain` made into `fact`; raises as Python does where it is none."""
     code = None if fact["exit_code"] is None else int(fact["exit_code"])
-    verdict = Verdict(
+    verdict = ProbeVerdict(
         Outcome(fact["outcome"]), str(fact["signature"]), code, str(fact["output"]), str(fact["console"]),
         float(fact["seconds"]),
     )  # fmt: skip

@@ -21,7 +21,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ProbeVerdict:
     """One probe's answer.
 
     `signature` is what a crash is known by (a panic's line); `output` and `console` are the last part of
@@ -56,6 +56,6 @@ class Probe(Protocol):
         """Return the probe in a line to read."""
         ...
 
-    def run(self, disk: DiskView) -> Verdict:
+    def run(self, disk: DiskView) -> ProbeVerdict:
         """Ask it of `disk`, which stays as it is; raises `ProbeError`, `BadInput`."""
         ...

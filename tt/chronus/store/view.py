@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import abc
-import io
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from tt.errors import UsageError
 from tt.log.sectors import BLOCK_SECTORS, SECTOR
 from tt.vmm.boot.images import DiskImage
 from tt.vmm.disk import BLOCK, BaseImage, OverlayDisk
+from tt.vmm.streams import DiskStream
 
 
 class DiskView(abc.ABC):
@@ -83,44 +82,3 @@ class TrackedView(DiskView):
         """Return neighbouring blocks of 4 KB, and note them."""
         self.reads.update(range(first, first + count))
         return self.disk.blocks(first, count)
-
-
-class DiskStream(io.RawIOBase):
-    """A disk as a seekable read-only file."""
-
-    def __init__(self, disk: DiskView) -> None:
-        super().__init__()
-        self._disk = disk
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._disk.size}[whence]
-        if base + offset < 0:
-            raise UsageError(f"seek to {base + offset}, before the beginning of the disk")
-        self._position = base + offset
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._disk.size - self._position)
-        size = left if size is None or size < 0 else min(size, left)
-        if not size:
-            return b""
-        first, last = self._position // BLOCK, (self._position + size - 1) // BLOCK
-        data = b"".join(self._disk.blocks(first, last - first + 1))
-        skip = self._position % BLOCK
-        self._position += size
-        return data[skip : skip + size]
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)

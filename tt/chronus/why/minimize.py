@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tt.chronus.files.patch import Delta, Patcher, undo
-from tt.chronus.search.verdicts import Outcome, Probe, Verdict
+from tt.chronus.search.verdicts import Outcome, Probe, ProbeVerdict
 from tt.chronus.store.view import DiskView
 from tt.chronus.why.ddmin import ddmin
 from tt.errors import BadInput
 
-Judge = Callable[[Verdict], bool | None]
+Judge = Callable[[ProbeVerdict], bool | None]
 """Says whether a verdict is that of the disk after the burst (True), before it (False), or tells nothing."""
 
 
@@ -30,7 +30,7 @@ class Trial:
     """
 
     names: tuple[str, ...]
-    verdict: Verdict | None
+    verdict: ProbeVerdict | None
     turned: bool | None
     problem: str = ""
 
@@ -104,13 +104,13 @@ class Minimal:
         }
 
 
-def judge_of(before: Verdict, after: Verdict) -> Judge:
+def judge_of(before: ProbeVerdict, after: ProbeVerdict) -> Judge:
     """Return a judge for what turned `before` into `after`: as the search judges its two ends.
 
     Where one of them is a hang or a crash, only the same one (with the same signature) is like it.
     """
 
-    def kind(verdict: Verdict) -> tuple[Outcome, str]:
+    def kind(verdict: ProbeVerdict) -> tuple[Outcome, str]:
         crash = verdict.outcome in (Outcome.CRASH, Outcome.HANG)
         return verdict.outcome, verdict.signature if crash else ""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import mmap
 import os
 import shutil
@@ -18,6 +17,7 @@ from tt.errors import BadInput
 from tt.vmm.boot import filesystems
 from tt.vmm.boot.partitions import SECTOR, read_table
 from tt.vmm.disk import refuse_special
+from tt.vmm.streams import Window
 
 _QCOW_MAGIC = b"QFI\xfb"
 _QCOW_EXTERNAL_DATA = 1 << 2
@@ -55,48 +55,6 @@ class Volume:
     def name(self) -> str:
         """The device that Linux gives it on the first virtio disk: `vda`, `vda1`, ..."""
         return f"vda{self.number}" if self.number else "vda"
-
-
-class Window(io.RawIOBase):
-    """A seekable read-only view of `size` bytes at `offset` of `stream`."""
-
-    def __init__(self, stream: BinaryIO, offset: int, size: int) -> None:
-        super().__init__()
-        self._stream = stream
-        self._offset = offset
-        self._size = size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"seek to {base + offset}, before the beginning")
-        self._position = base + offset
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        left = self._size - self._position
-        if left <= 0:
-            return b""  # a mapped file raises when it is sought past its end
-        size = left if size is None or size < 0 else min(size, left)
-        self._stream.seek(self._offset + self._position)
-        data = self._stream.read(size)
-        self._position += len(data)
-        return data
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 class DiskImage:

@@ -1,4 +1,4 @@
-"""Binary search over places, with probes that may not be able to tell; it knows no disks.
+"""Binary search over places, with probes that may not be able to tell: ticks, instants, whatever has numbers.
 
 Places are numbers; `ask` is given some and yields what each is: True (bad), False (good), or None (it
 cannot tell: a skip).  Between a good and a bad place the search halves the largest gap between places whose
@@ -49,12 +49,14 @@ def narrow(
     jobs: int = 1,
     prefer: Sequence[int] = (),
     spare: int = 0,
+    middle: Callable[[int, int], int] | None = None,
 ) -> Narrowed:
     """Find where the state turns to `state_after`, which it is at `after` and is not at `before`.
 
     With `jobs`, so many places are asked for at once.  Of places that are about as good to ask for, one
     of `prefer` (in their order) is taken.  One at a time and with nothing skipped, it asks at most
-    log2(after - before) times, rounded up, and `spare` times more for the sake of `prefer`.
+    log2(after - before) times, rounded up, and `spare` times more for the sake of `prefer`.  `middle`, if
+    it is given, chooses that one place instead, between two others.
     """
     skips: list[int] = []
     inner, inner_left = INNER_PROBES, MOST_INNER_PROBES
@@ -66,7 +68,9 @@ def narrow(
         if not gaps or (not outer and not (inner and inner_left)):
             break
         if jobs == 1 and not skips:
-            chosen = [_middle(before, after, 1 << (rounds - 1), prefer)]
+            chosen = [
+                middle(before, after) if middle else _middle(before, after, 1 << max(rounds - 1, 0), prefer)
+            ]
         else:
             chosen = _spread(outer or gaps, jobs, prefer)
         asked += len(chosen)
