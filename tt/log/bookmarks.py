@@ -11,10 +11,9 @@ import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
 
 from tt.errors import BadInput, UsageError
-from tt.log.connection import connect, guard
+from tt.log.connection import connect, database, guard, is_busy
 from tt.log.reader import Trace
 from tt.log.schema import row_crc
 
@@ -102,8 +101,7 @@ def _change(path: Path, change: Callable[[sqlite3.Connection], None]) -> None:
     if not os.access(path, os.W_OK):
         raise BadInput(f"{path} cannot be written: make it writable to keep bookmarks in it")
     with guard(path):
-        uri = f"file:{quote(os.fspath(path.absolute()))}?mode=rw"
-        db = sqlite3.connect(uri, uri=True, isolation_level=None)
+        db = database(path)
         try:
             db.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
             db.execute("PRAGMA trusted_schema = OFF")
@@ -122,6 +120,6 @@ def _change(path: Path, change: Callable[[sqlite3.Connection], None]) -> None:
 
 
 def _why(path: Path, error: sqlite3.OperationalError) -> str:
-    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if is_busy(error):
         return f"{path} is being written by another program (a recording?): try again when it is done"
     return f"{path} cannot be written ({error}): make it and its folder writable to keep bookmarks in it"

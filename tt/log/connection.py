@@ -1,4 +1,4 @@
-"""Opening a trace's database for reading, and SQLite's errors as clear lines."""
+"""Opening databases, whatever their files are called, and SQLite's errors as clear lines."""
 
 from __future__ import annotations
 
@@ -22,13 +22,35 @@ def guard(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as e:
-        if "locked" in str(e) or "busy" in str(e):
+        if is_busy(e):
             raise BadInput(f"{path} is in use by another program: try again when it is done") from None
         raise BadInput(f"{path} cannot be read: {one_line(e)}") from None
     except OSError as e:
         raise BadInput(f"{path} cannot be read: {e.strerror}") from None
     except (sqlite3.Error, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as e:
         raise BadInput(f"{path} is damaged: {one_line(e)}{_hint(path)}") from None
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether SQLite failed because another program uses the file."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # errors of the module itself have none
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def uri_of(path: Path, option: str) -> str:
+    """Return what SQLite takes for the file `path`, and no other, with one parameter of its URIs.
+
+    SQLite gives names like `:memory:` and `file:x?mode=ro` a meaning of their own.
+    """
+    return f"file:{quote(os.fsencode(path.absolute()))}?{option}"
+
+
+def database(path: Path, option: str = "mode=rw") -> sqlite3.Connection:
+    """Open the file `path`, without transactions of Python's own; `mode=rwc` makes the file.
+
+    The connection may be handed from one thread to another, and not be used by two at once.
+    """
+    return sqlite3.connect(uri_of(path, option), uri=True, isolation_level=None, check_same_thread=False)
 
 
 def _hint(path: Path) -> str:
@@ -62,8 +84,8 @@ def _open(path: Path) -> sqlite3.Connection:
         in_wal_mode = f.read(19)[18] == _WAL
     alone = not path.with_name(f"{path.name}-wal").exists()
     if in_wal_mode and alone:
-        return _connect(path, "immutable=1")
-    db = _connect(path, "mode=ro")
+        return database(path, "immutable=1")
+    db = database(path, "mode=ro")
     try:
         db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except sqlite3.OperationalError:
@@ -71,14 +93,8 @@ def _open(path: Path) -> sqlite3.Connection:
         db.close()
         if os.access(path.absolute().parent, os.W_OK):
             raise
-        return _connect(path, "immutable=1")
+        return database(path, "immutable=1")
     return db
-
-
-def _connect(path: Path, option: str) -> sqlite3.Connection:
-    # check_same_thread: a trace may be handed from one thread to another, not used by two at once.
-    uri = f"file:{quote(os.fspath(path.absolute()))}?{option}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
 
 def _undo_half_commit(path: Path) -> None:
@@ -86,7 +102,7 @@ def _undo_half_commit(path: Path) -> None:
     journal = path.with_name(f"{path.name}-journal")
     if journal.exists() and journal.stat().st_size:
         with suppress(sqlite3.Error):
-            db = _connect(path, "mode=rw")
+            db = database(path, "mode=rw")
             try:
                 db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             finally:

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
 
 from tt.errors import BadInput, TTError
 from tt.log.bookmarks import check_name
+from tt.log.connection import database
 from tt.log.disk_rows import BlobStore, ChangeKind, put_write
 from tt.log.reader import Trace
 from tt.log.schema import row_crc
@@ -43,8 +43,7 @@ class DiskWriter:
             )
         self._uncommitted = False
         with self._guard():
-            uri = f"file:{quote(os.fspath(self.path.absolute()))}?mode=rw"
-            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            self._db = database(self.path)
             self._db.execute("PRAGMA busy_timeout = 10000")
             self._db.execute("PRAGMA trusted_schema = OFF")
             self._db.execute("PRAGMA cell_size_check = ON")

@@ -7,7 +7,6 @@ format version 1 is of version 2 afterwards.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Self
 
 from tt.errors import BadInput, TTError
 from tt.log.checkpoints import CheckpointWriter
-from tt.log.connection import connect
+from tt.log.connection import connect, database, uri_of
 from tt.log.schema import TABLES, Column, probe, row_crc
 
 _TABLES = ("checkpoints", "page_packs")
@@ -34,7 +33,7 @@ class CheckpointIndex:
         self._gathered = path.with_name(f".{path.name}.index")
         self._remove()
         try:
-            self._db = sqlite3.connect(self._gathered, isolation_level=None)
+            self._db = database(self._gathered, "mode=rwc")
             self._db.execute("PRAGMA synchronous = OFF")
             self._db.execute("PRAGMA journal_mode = OFF")
             for table in _TABLES:
@@ -67,9 +66,9 @@ class CheckpointIndex:
         self._db.close()
         version = probe(self.path)
         connect(self.path).close()  # it is a trace, and what is not is not written to
-        db = sqlite3.connect(self.path, isolation_level=None)
+        db = database(self.path)
         try:
-            db.execute("ATTACH ? AS gathered", (os.fspath(self._gathered),))
+            db.execute("ATTACH ? AS gathered", (uri_of(self._gathered, "mode=ro"),))
             db.execute("PRAGMA synchronous = FULL")
             db.execute("BEGIN IMMEDIATE")
             for table in _TABLES:

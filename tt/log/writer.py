@@ -31,6 +31,7 @@ from tt.events import Event, Kind
 from tt.log import chunks
 from tt.log.blobs import MAX_BLOB, contents_digest
 from tt.log.checkpoints import CheckpointWriter
+from tt.log.connection import database
 from tt.log.disk_rows import BlobStore, ChangeKind, put_write
 from tt.log.schema import MAGIC, MAX_DIGEST, PIECE, TABLES, VERSION, Column, row_crc
 from tt.log.sectors import SECTOR
@@ -76,7 +77,7 @@ class TraceWriter:
             raise BadInput(f"cannot write {self.path}: the folder {self.path.parent} does not exist")
         with self._guard():
             self._create(meta)
-            self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            self._db = database(self.path)
             self._open = True
             self._db.execute("PRAGMA busy_timeout = 10000")
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -206,7 +207,7 @@ class TraceWriter:
         for leftover in (born, *_side_files(born)):
             leftover.unlink(missing_ok=True)
         try:
-            self._db = sqlite3.connect(born, isolation_level=None)
+            self._db = database(born, "mode=rwc")
             try:
                 self._db.execute(f"PRAGMA application_id = {struct.unpack('>i', MAGIC)[0]}")
                 self._db.execute(f"PRAGMA user_version = {VERSION}")

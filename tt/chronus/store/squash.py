@@ -7,7 +7,6 @@ import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from tt.chronus.store import spool
 from tt.chronus.store.history import History
@@ -16,6 +15,7 @@ from tt.chronus.store.packer import recover
 from tt.errors import BadInput, TTError, UsageError
 from tt.log import Trace
 from tt.log.blobs import HASH_SIZE
+from tt.log.connection import database
 from tt.log.disk_rows import FANOUT_BITS, LEVEL_SHIFT, LEVELS, WHOLE, ChangeKind
 from tt.log.disk_writer import DISK_ONLY, DiskWriter
 from tt.log.schema import row_crc
@@ -60,8 +60,7 @@ def squash(path: Path, before: int) -> Squashed:
     size_before = path.stat().st_size
     lock = spool.Lock(path)
     try:
-        uri = f"file:{quote(os.fspath(path.absolute()))}?mode=rw"
-        db = sqlite3.connect(uri, uri=True, isolation_level=None)
+        db = database(path)
         try:
             db.execute("PRAGMA trusted_schema = OFF")
             db.execute("PRAGMA synchronous = FULL")
