@@ -17,7 +17,7 @@ from tt.log import Trace
 from tt.log.checkpoints import StoredCheckpoint
 from tt.recording import state_digest
 from tt.replay import TraceSource, config_of, extract_embedded, run_on
-from tt.travel import search, sources, stepping, writes
+from tt.travel import search, writes
 from tt.travel.checkpoints import ODD_STATE, CheckpointStore
 from tt.travel.disks import RecordedDisk, histories
 from tt.travel.stops import Arrival, Stops
@@ -28,6 +28,7 @@ from tt.vmm.machine import Machine, Stop
 
 if TYPE_CHECKING:
     from tt.travel.branches.fork import Fork
+    from tt.travel.sources import Source
 
 MEMORY_BUDGET = 1 << 30
 SPACING_TICKS = 10_000_000
@@ -172,18 +173,26 @@ class Timeline:
 
     def next(self) -> Arrival:
         """Go to the next instruction of this function, over calls; see `tt.travel.stepping`."""
+        from tt.travel import stepping
+
         return stepping.next_instruction(self)
 
     def reverse_next(self) -> Arrival:
         """Go to the instruction of this function before here, over calls."""
+        from tt.travel import stepping
+
         return stepping.reverse_next(self)
 
     def finish(self, frame: tuple[int, int] | None = None) -> Arrival:
         """Run until this function has returned; `frame` as in `tt.travel.stepping.finish`."""
+        from tt.travel import stepping
+
         return stepping.finish(self, frame)
 
     def reverse_finish(self, frame: tuple[int, int] | None = None) -> Arrival:
         """Go back to just before the call of this function."""
+        from tt.travel import stepping
+
         return stepping.reverse_finish(self, frame)
 
     def last_write(
@@ -192,12 +201,16 @@ class Timeline:
         """Return the last store to `size` bytes at `addr` before here (or tick `before`), and go there."""
         return writes.last_write(self, addr, size, physical=physical, before=before)
 
-    def source_of(self, write: Write) -> sources.Source:
+    def source_of(self, write: Write) -> Source:
         """Say where the value of a write came from, and what to ask next."""
+        from tt.travel import sources
+
         return sources.source_of(self, write)
 
-    def origin_of(self, source: sources.Source, which: int = 0) -> Write | sources.Source | None:
+    def origin_of(self, source: Source, which: int = 0) -> Write | Source | None:
         """Say who made input number `which` of a source, and go to right after that."""
+        from tt.travel import sources
+
         return sources.origin_of(self, source, which)
 
     # ---- what searches need of the checkpoints

@@ -14,6 +14,7 @@ from tt.events import Event, Kind
 from tt.log import Trace, TraceWriter
 from tt.log import bookmarks as marks
 from tt.log.bookmarks import delete_bookmark, forget, remember, set_bookmark
+from tt.log.connection import database
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_a_file_that_cannot_be_written(sealed: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_sqlite_saying_no_is_a_line(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(marks, "quote", lambda path: f"{path}?immutable=1&mode=ro&x=")
+    monkeypatch.setattr(marks, "database", lambda path: database(path, "immutable=1&mode=ro"))
     with pytest.raises(BadInput, match="cannot be written"):
         set_bookmark(sealed, "x", 1)
 

@@ -11,8 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from elftools.elf.elffile import ELFFile
-
 from tt.errors import BadInput
 from tt.vmm.denali.registers import PAGE, REGISTER_PAGE
 from tt.vmm.memory import Memory
@@ -82,6 +80,8 @@ def is_marked(data: bytes) -> bool:
     if not data.startswith(b"\x7fELF"):
         return False
     try:
+        from elftools.elf.elffile import ELFFile
+
         section = ELFFile(io.BytesIO(data)).get_section_by_name(".note.denali")
         return section is not None and section.data()[12:19] == b"Denali\0"
     except Exception:  # as in `parse`: a damaged file is no guest of ours
@@ -89,6 +89,8 @@ def is_marked(data: bytes) -> bool:
 
 
 def _parse(data: bytes, name: str) -> tuple[int, tuple[Segment, ...]]:
+    from elftools.elf.elffile import ELFFile
+
     elf = ELFFile(io.BytesIO(data))
     header = elf.header
     if elf.elfclass != 64 or not elf.little_endian or header["e_machine"] != "EM_X86_64":
