@@ -21,6 +21,8 @@ The public names, loaded when they are first used::
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +71,22 @@ __all__ = [
     "record",
     "verify",
 ]
+
+
+def _refuse_if_not_built() -> None:
+    """Say in one line what is missing, where this is a checkout in which nothing was built."""
+    here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  pathlib takes a while to load
+    names = os.listdir(os.path.join(here, "vmm", "engine"))  # noqa: PTH118, PTH208
+    if any(name.startswith("_engine.") and name.endswith((".so", ".pyd")) for name in names):
+        return
+    checkout = os.path.dirname(here)  # noqa: PTH120
+    message = f"tt's engine is not built here: run `pip install -e .` in {checkout}"
+    if os.path.basename(sys.argv[0]) in ("tt", "chronus") or "-m" in sys.orig_argv[1:2]:  # noqa: PTH119
+        raise SystemExit(f"tt: {message}")
+    raise ImportError(message)
+
+
+_refuse_if_not_built()
 
 
 def __getattr__(name: str) -> Any:

@@ -8,13 +8,13 @@ from tt.errors import BadInput, UsageError
 from tt.inspect import Answer
 from tt.log.text import printable
 from tt.shell.command import Arguments, command, shorten
-from tt.vmm.boot.images import DiskImage, Volume
 from tt.vmm.disk import SECTOR
 from tt.vmm.streams import DiskStream
 
 if TYPE_CHECKING:
     from tt.shell.session import Session
     from tt.vmm.boot.filesystems import FileSystem
+    from tt.vmm.boot.images import DiskImage, Volume
 
 _LARGEST_FILE = 1 << 20
 _MOST_NAMES = 2000
@@ -83,6 +83,8 @@ def complete_path(session: Session, typed: str) -> list[str]:
 
 
 def _images(session: Session) -> list[DiskImage]:
+    from tt.vmm.boot.images import DiskImage
+
     images = []
     for number, each in enumerate(session.machine.disks):
         stream = DiskStream(each)

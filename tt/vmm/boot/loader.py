@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tt.errors import BadInput
-from tt.vmm.boot import bootconfig, elf, images, linux, multiboot, multiboot2
+from tt.vmm.boot import elf, linux, multiboot, multiboot2
 from tt.vmm.boot.filetree import printable
 from tt.vmm.boot.kinds import MULTIBOOT, companion, kernel_kind
 from tt.vmm.boot.linux_checks import check_bzimage, foreign_kernel
@@ -49,6 +49,9 @@ def plan_boot(
     together, so `kernel` alone drops the image's initrd.  Raises `BadInput`
     for anything that is missing, damaged, or does not fit.
     """
+    # A replay needs none of what reads disk images: they are loaded here.
+    from tt.vmm.boot import bootconfig, images
+
     notes: list[str] = []
     cmdline = ""
     kernel_bytes = initrd_bytes = kind = None

@@ -6,7 +6,7 @@ An image comes from a stranger: whatever is wrong with it is one `BadInput`.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import struct
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,23 @@ from tt.vmm.memory import Memory
 
 FILE_LIMIT = 256 << 20
 SEGMENT_LIMIT = 64
+
+
+_EM_X86_64, _ET_EXEC = 62, 2
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
+_PROGRAM = struct.Struct("<IIQQQQQ")
+
+
+class _Program(NamedTuple):
+    """The first fields of a program header; `addr` is physical."""
+
+    type: int
+    flags: int
+    offset: int
+    virtual_addr: int
+    addr: int
+    file_size: int
+    size: int
 
 
 class Segment(NamedTuple):
@@ -55,7 +72,7 @@ class GuestImage(NamedTuple):
             entry, segments = _parse(data, name)
         except BadInput:
             raise
-        except Exception as e:  # pyelftools has no common base for what damaged files do to it
+        except struct.error as e:  # a header beyond the end of the file
             raise _bad(name, f"its headers are damaged ({type(e).__name__})") from None
         inside = any(s.addr <= entry < s.addr + s.size for s in segments)
         if not inside:
@@ -84,28 +101,26 @@ def is_marked(data: bytes) -> bool:
 
         section = ELFFile(io.BytesIO(data)).get_section_by_name(".note.denali")
         return section is not None and section.data()[12:19] == b"Denali\0"
-    except Exception:  # as in `parse`: a damaged file is no guest of ours
+    except Exception:  # pyelftools has no common base for what damaged files do to it
         return False
 
 
 def _parse(data: bytes, name: str) -> tuple[int, tuple[Segment, ...]]:
-    from elftools.elf.elffile import ELFFile
-
-    elf = ELFFile(io.BytesIO(data))
-    header = elf.header
-    if elf.elfclass != 64 or not elf.little_endian or header["e_machine"] != "EM_X86_64":
+    # The ELF header and the program headers of the System V ABI, chapters 4 and 5, in their 64-bit form.
+    kind, machine, entry, headers_at = struct.unpack_from("<16xHH4xQQ", data)
+    header_size, count = struct.unpack_from("<HH", data, 54)
+    if data[4:6] != b"\x02\x01" or machine != _EM_X86_64:
         raise _bad(name, "it is no little-endian x86-64 ELF file")
-    if header["e_type"] != "ET_EXEC":
+    if kind != _ET_EXEC:
         raise _bad(name, "it is no static executable: link it with -static -no-pie")
-    # Not num_segments(): for 0xffff that believes a 32-bit count elsewhere in the file.
-    if not 0 < header["e_phnum"] <= SEGMENT_LIMIT:
-        raise _bad(name, f"it has {header['e_phnum']} program headers, not 1 to {SEGMENT_LIMIT}")
+    if not 0 < count <= SEGMENT_LIMIT:
+        raise _bad(name, f"it has {count} program headers, not 1 to {SEGMENT_LIMIT}")
     segments: list[Segment] = []
-    for index in range(header["e_phnum"]):
-        program = elf.get_segment(index).header
-        if program["p_type"] in ("PT_INTERP", "PT_DYNAMIC"):
+    for index in range(count):
+        program = _Program(*_PROGRAM.unpack_from(data, headers_at + index * header_size))
+        if program.type in (_PT_INTERP, _PT_DYNAMIC):
             raise _bad(name, "it needs a dynamic linker: link it with -static -no-pie")
-        if program["p_type"] == "PT_LOAD" and program["p_memsz"]:
+        if program.type == _PT_LOAD and program.size:
             segments.append(_segment(data, name, program))
     if not segments:
         raise _bad(name, "it has nothing to load")
@@ -113,12 +128,11 @@ def _parse(data: bytes, name: str) -> tuple[int, tuple[Segment, ...]]:
     for below, above in pairwise(segments):
         if below.addr + below.size > above.addr:
             raise _bad(name, f"its segments at {below.addr:#x} and {above.addr:#x} overlap")
-    return header["e_entry"], tuple(segments)
+    return entry, tuple(segments)
 
 
-def _segment(data: bytes, name: str, program: Mapping[str, int]) -> Segment:
-    offset, file_size = program["p_offset"], program["p_filesz"]
-    addr, size = program["p_paddr"], program["p_memsz"]
+def _segment(data: bytes, name: str, program: _Program) -> Segment:
+    offset, file_size, addr, size = program.offset, program.file_size, program.addr, program.size
     if file_size > size or offset + file_size > len(data):
         raise _bad(name, f"its segment at {addr:#x} is cut short")
     if addr < REGISTER_PAGE + PAGE and addr + size > REGISTER_PAGE:

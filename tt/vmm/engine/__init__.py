@@ -3,8 +3,7 @@
 The only room that touches libunicorn; everything else talks to `Engine`.
 """
 
-import unicorn  # noqa: F401  its library must be in the process before the extension binds to it
-
+from tt.vmm.engine import library  # noqa: F401  libunicorn must be in the process before the extension
 from tt.vmm.engine._engine import (
     BREAK,
     CATCH,
