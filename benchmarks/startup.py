@@ -17,10 +17,15 @@ import time
 from pathlib import Path
 
 
+def cpu_seconds() -> float:
+    """Return how long the processes that have ended kept a CPU busy."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
@@ -40,17 +45,12 @@ def main() -> None:
         environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{folder}/cache"}
         for number in range(rounds + 1):  # the first fills the cache and is not counted
             for name, command in commands.items():
-                before, began = os.times(), time.perf_counter()
+                before, began = cpu_seconds(), time.perf_counter()
                 subprocess.run(command, env=environment, capture_output=True, check=True)
-                took, after = time.perf_counter() - began, os.times()
+                took, after = time.perf_counter() - began, cpu_seconds()
                 if number:
                     wall[name].append(took)
-                    cpu[name].append(
-                        after.children_user
-                        - before.children_user
-                        + after.children_system
-                        - before.children_system
-                    )
+                    cpu[name].append(after - before)
         base = statistics.median(wall["python -c pass"])
         print(f"{'':<26}{'wall, s':>9}{'cpu, s':>9}{'times python':>15}")
         for name, times in wall.items():

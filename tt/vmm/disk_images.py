@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 from tt.errors import BadInput
-from tt.vmm.boot import images
 from tt.vmm.config import MIB, DiskConfig, MachineConfig
 from tt.vmm.disk import BaseImage, OverlayDisk, refuse_special
 
@@ -50,6 +49,8 @@ def _next_data(descriptor: int, start: int, size: int) -> int:
 
 def describe_disk(path: Path) -> DiskConfig:
     """Look at a disk image (raw, or qcow2 converted to raw) and describe it."""
+    from tt.vmm.boot import images
+
     raw = images.raw_image(path)
     return DiskConfig(str(raw.absolute()), raw.stat().st_size, image_digest(raw))
 
