@@ -72,7 +72,7 @@ class GuestImage(NamedTuple):
             entry, segments = _parse(data, name)
         except BadInput:
             raise
-        except struct.error as e:  # a header beyond the end of the file
+        except (struct.error, OverflowError) as e:  # a header beyond the end of the file
             raise _bad(name, f"its headers are damaged ({type(e).__name__})") from None
         inside = any(s.addr <= entry < s.addr + s.size for s in segments)
         if not inside:
