@@ -65,6 +65,7 @@ def build_machine(
             host_clock=clock,
             entropy=entropy,
             discard=config.discard,
+            firmware=config.firmware,
         )
     elif config.machine == "disk":
         raise BadInput("this is the history of a disk, with no machine to run: look into it with chronus")

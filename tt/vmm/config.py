@@ -36,6 +36,8 @@ class MachineConfig:
     come to, where that is known already.  `epoch` is the wall
     clock at power-on in seconds since 1970, `clock` is `virtual` or `host`.
     `discard` says that a pc's disks take discards; those of older traces did not.
+    `firmware` says that a pc's devices are as firmware leaves them (`tt.vmm.pc.firmware`);
+    those of older traces are as they come out of reset.
     """
 
     machine: str
@@ -50,6 +52,7 @@ class MachineConfig:
     parts: dict[str, bytes] = field(default_factory=dict, repr=False)
     plan: BootPlan | None = field(default=None, repr=False, compare=False)
     discard: bool = False
+    firmware: bool = False
 
     def plain(self) -> dict[str, Any]:
         """Return everything but the parts as JSON-able data."""
@@ -71,7 +74,7 @@ class MachineConfig:
         texts += [text for disk in config.disks for text in (disk.path, disk.digest)]
         if not all(isinstance(text, str) and "\0" not in text for text in texts):
             raise BadInput("the trace's description of its machine is damaged (a text that is none)")
-        if not isinstance(config.discard, bool):
+        if not isinstance(config.discard, bool) or not isinstance(config.firmware, bool):
             raise BadInput("the trace's description of its machine is damaged (a word that is none)")
         numbers = [config.mem_bytes, config.period_ns, config.epoch, *(disk.size for disk in config.disks)]
         if not all(isinstance(n, int) and 0 <= n < 1 << 62 for n in numbers) or not config.period_ns:

@@ -46,6 +46,7 @@ def configure_pc(
         parts=parts,
         plan=plan,
         discard=True,
+        firmware=True,
     )
 
 

@@ -21,7 +21,9 @@ EPOCH = 1_700_000_000
 class Pc:
     """A board on a rig, with two disks."""
 
-    def __init__(self, disks: int = 2, host_clock: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, disks: int = 2, host_clock: Callable[[], int] | None = None, firmware: bool = False
+    ) -> None:
         self.rig = Rig(1 << 18)
         self.disks = [RamDisk(16) for _ in range(disks)]
         self.power: list[str] = []
@@ -37,6 +39,7 @@ class Pc:
             on_intr=self.intr.append,
             on_power=self.power.append,
             host_clock=host_clock,
+            firmware=firmware,
         )
 
     def out(self, port: int, value: int, size: int = 1) -> None:

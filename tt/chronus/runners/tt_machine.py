@@ -269,6 +269,7 @@ def _config(disk: DiskView, setup: Setup) -> MachineConfig:
         disks=(),
         plan=plan,
         discard=True,
+        firmware=True,
     )
 
 

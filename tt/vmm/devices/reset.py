@@ -1,9 +1,10 @@
 """The two ways a PC without ACPI resets itself: the keyboard controller and port 0xCF9.
 
-There is no keyboard controller: its ports read all ones, so that drivers give
-up at once.  Only its "pulse output line 0" command, which is wired to reset,
-is heard (8042 command 0xFE).  Port 0xCF9 is the reset control register of the
-82371 (PIIX) data sheet, section 2.5.1.
+The machine of older traces has no keyboard controller (those of newer ones do:
+`kbc8042.py`): its ports read all ones, so that drivers give up at once.  Only its
+"pulse output line 0" command, which is wired to reset, is heard
+(8042 command 0xFE).  Port 0xCF9 is the reset control register of the 82371 (PIIX)
+data sheet, section 2.5.1.
 """
 
 from __future__ import annotations

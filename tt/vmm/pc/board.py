@@ -3,8 +3,8 @@
     IRQ 0 timer    2 cascade    4 COM1    8 clock    10, 11 PCI INTA#, by slot
     PCI slot 0 host bridge, 1... disks in order, then the entropy source
 
-Ports nobody claims read all ones and ignore writes; so do the keyboard
-controller's, but for its reset command.
+Ports nobody claims read all ones and ignore writes.  Without `firmware`, as on the
+board of older traces, so do the keyboard controller's, but for its reset command.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tt.vmm.clock import Clock
 from tt.vmm.devices import virtio_blk, virtio_pci, virtio_rng
 from tt.vmm.devices.cmos import Cmos
 from tt.vmm.devices.device import Registers, Stateful
+from tt.vmm.devices.kbc8042 import COMMAND, DATA, KeyboardController, SystemControlA
 from tt.vmm.devices.pci import SLOTS, PciBus, PciFunction, host_bridge
 from tt.vmm.devices.pic8259 import Pic8259
 from tt.vmm.devices.pit8254 import Pit8254
@@ -28,6 +29,7 @@ from tt.vmm.line import Line
 from tt.vmm.memory import Memory
 from tt.vmm.messages import ConsoleInput, ConsoleWrite
 from tt.vmm.nondeterminism import Door
+from tt.vmm.pc import firmware as left_behind
 from tt.vmm.router import Router
 from tt.vmm.wiring import wire_console, wire_disk
 
@@ -49,6 +51,8 @@ class Board:
     `on_power(reason)` ends the machine.  With `host_clock` (ns since 1970) the
     wall clock is the host's.  The disks are units 0, 1, ... of events, in the order
     of `disks`; `router` lets one interpose on "disk0", "disk1", ... and "console0".
+    With `firmware` there is a keyboard controller, and the devices are as firmware
+    leaves them.
 
     Raises `UsageError` for more disks than there are slots.
     """
@@ -65,11 +69,13 @@ class Board:
         on_power: Callable[[str], None],
         host_clock: Callable[[], int] | None = None,
         discard: bool = False,
+        firmware: bool = False,
     ) -> None:
         if len(disks) > MAX_DISKS:
             raise UsageError(f"{len(disks)} disks are too many: the machine has room for {MAX_DISKS}")
         self.router = Router(door)
         self.devices: dict[str, Stateful] = {}
+        self._clock = clock
         self._on_intr = on_intr
         self._intr = Line(on_intr)
         self._fixed: dict[int, _Port] = {}
@@ -95,7 +101,8 @@ class Board:
         self._claim(0x4D0, 2, self.pic.elcr)
         self._claim(0x40, 4, self.pit)
         self._claim(0x61, 1, self.port61)
-        self._claim(0x64, 1, KeyboardReset(on_power))
+        if not firmware:
+            self._claim(0x64, 1, KeyboardReset(on_power))
         self._claim(0x70, 2, self.cmos)
         self._claim(0x3F8, 8, self.com1)
         self._claim(0xCF8, 8, self.pci, width=4)
@@ -110,6 +117,9 @@ class Board:
         self._plug(1 + len(disks), "virtio-rng", memory, rng, virtio_rng.PCI_CLASS)
         for irq in _PCI_IRQS:  # firmware makes the PCI interrupts level-triggered
             self.pic.elcr.write(1, 1, self.pic.elcr.read(1, 1) | 1 << (irq - 8))
+        self._firmware = firmware
+        if firmware:
+            self._leave_behind(memory.size, on_power)
 
     def read(self, port: int, size: int) -> int:
         """Return what the guest reads: `size` bytes (1, 2 or 4) from `port`."""
@@ -134,6 +144,15 @@ class Board:
         """Type `data` into console `unit`; consoles that are not there ignore it."""
         if unit == 0:
             self._console.send(ConsoleInput(data))
+
+    def wakes_ns(self) -> int | None:
+        """Return the guest ns of the next timer; None if none can ever interrupt."""
+        if self._firmware and self.pic.master.state.imr & 1:
+            # Timer 0 goes on for ever; alone and masked, it wakes nobody.
+            others = (t.deadline for t in self._clock.timers if t.name != self.pit.name)
+            if all(deadline is None for deadline in others):
+                return None
+        return self._clock.next_deadline()
 
     @property
     def intr(self) -> bool:
@@ -166,6 +185,20 @@ class Board:
         self._on_intr(self._intr.level)
 
     # Building.
+
+    def _leave_behind(self, mem_bytes: int, on_power: Callable[[str], None]) -> None:
+        kbc = KeyboardController(self.pic.line(1), on_power)
+        port92 = SystemControlA(on_power)
+        for device in (kbc, port92):
+            self._own(device)
+        for offset in (DATA, COMMAND):
+            self._fixed[0x60 + offset] = (kbc.read, kbc.write, offset, 1)
+        self._claim(0x92, 1, port92)
+        self._remap()
+        for port, value in left_behind.SETUP:
+            self.write(port, 1, value)
+        for index, value in left_behind.cmos_fields(mem_bytes).items():
+            self.cmos.state.ram[index] = value
 
     def _own(self, device: Stateful) -> None:
         self.devices[device.name] = device

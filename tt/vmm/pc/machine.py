@@ -12,6 +12,7 @@ from tt.vmm.disk import OverlayDisk
 from tt.vmm.engine import HALT, SHUTDOWN
 from tt.vmm.machine import Machine
 from tt.vmm.nondeterminism import Source
+from tt.vmm.pc import firmware as left_behind
 from tt.vmm.pc.board import Board
 from tt.vmm.pc.cpuid import cpuid_table
 
@@ -21,7 +22,8 @@ class PcMachine(Machine):
 
     `epoch` is the wall clock at power-on, in seconds since 1970.  With
     `host_clock` (ns since 1970) the guest's clocks follow the host's, and each
-    reading is an answer through the door.  With `discard` its disks take discards.
+    reading is an answer through the door.  With `discard` its disks take discards,
+    with `firmware` devices and memory are as firmware leaves them.
     """
 
     kind = "pc"
@@ -38,6 +40,7 @@ class PcMachine(Machine):
         host_clock: Callable[[], int] | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
         discard: bool = False,
+        firmware: bool = False,
     ) -> None:
         super().__init__(mem_bytes, disks, source, period_ns=period_ns)
         engine = self.engine
@@ -52,6 +55,7 @@ class PcMachine(Machine):
             on_power=self.end,
             host_clock=host_clock,
             discard=discard,
+            firmware=firmware,
         )
         engine.port_read = self._board.read
         engine.port_write = self._board.write
@@ -59,7 +63,7 @@ class PcMachine(Machine):
         engine.set_cpuid(cpuid_table())
         if host_clock is not None:
             self._follow_host(host_clock)
-        for addr, data in plan.segments:
+        for addr, data in [*(left_behind.data_areas(epoch) if firmware else ()), *plan.segments]:
             engine.write(addr, data)
         start = plan.start
         engine.start(start.mode, start.rip, dict(start.registers), start.cr3, start.gdt_base, start.gdt_limit)
@@ -92,7 +96,7 @@ class PcMachine(Machine):
         return None if self.engine.interruptible else "halted with interrupts off"
 
     def _wake_ns(self) -> int | None:
-        return self.clock.next_deadline()
+        return self._board.wakes_ns()
 
     @property
     def wants_input(self) -> bool:
