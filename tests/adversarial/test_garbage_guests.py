@@ -36,6 +36,7 @@ HEADS = {
     "multiboot address": struct.pack(
         "<8I", 0x1BADB002, 1 << 16, -(0x1BADB002 + (1 << 16)) & 0xFFFFFFFF, 0x100000, 0x100000, 0, 0, 0x100020
     ),
+    "multiboot2": struct.pack("<4I", 0xE85250D6, 0, 24, -(0xE85250D6 + 24) & 0xFFFFFFFF),
     "mbr": bytes(446) + b"\x80\0\0\0\x83\0\0\0" + struct.pack("<II", 1, 200) + bytes(48) + b"\x55\xaa",
     "gpt": bytes(446) + b"\0\0\0\0\xee\0\0\0" + struct.pack("<II", 1, 200) + bytes(48) + b"\x55\xaaEFI PART",
     "ext4": bytes(1024 + 56) + b"\x53\xef",

@@ -144,3 +144,17 @@ def make_multiboot2_elf(bits: int = 32, *tags: bytes, one: bool = False) -> byte
     """Make an ELF kernel with a Multiboot2 header in its segment; with `one`, one of version 1 behind it."""
     code = make_multiboot2(*tags)
     return make_elf(bits, addr=MIB, code=code[: -len(CODE)] + make_multiboot() if one else code)
+
+
+def make_uki(sections: dict[str, bytes]) -> bytes:
+    """Make an EFI program with `sections`, as a unified kernel image has them."""
+    at, optional = 0x80, 0xF0
+    head = b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", at)
+    coff = b"PE\0\0" + struct.pack("<HHIIIHH", 0x8664, len(sections), 0, 0, 0, optional, 0x22)
+    table, body, offset = b"", b"", 0x1000
+    for i, (name, data) in enumerate(sections.items()):
+        padded = data.ljust(-(-len(data) // 512) * 512, b"\0")
+        where = (len(data), 0x100000 * (i + 1), len(padded), offset + len(body))
+        table += name.encode().ljust(8, b"\0") + struct.pack("<IIII", *where) + bytes(16)
+        body += padded
+    return (head.ljust(at, b"\0") + coff + bytes(optional) + table).ljust(offset, b"\0") + body

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 from boot_disks import MIB, join_gpt, join_mbr, make_ext, make_fat
-from boot_kernels import PACKERS, make_bzimage, make_elf, make_multiboot2_elf, make_multiboot_elf
+from boot_kernels import (
+    PACKERS,
+    make_bzimage,
+    make_elf,
+    make_multiboot2_elf,
+    make_multiboot_elf,
+    make_uki,
+)
 
 from tt.errors import BadInput
 from tt.vmm.boot.bootconfig import BootEntry, find_boot_entry, root_volume, version_key
@@ -15,6 +22,7 @@ from tt.vmm.boot.images import open_image
 from tt.vmm.boot.modules import Module, unpack
 from tt.vmm.boot.syslinux import parse_syslinux
 from tt.vmm.boot.target import Target
+from tt.vmm.boot.uki import split_uki
 
 K1, K2, I1, I2 = b"kernel one", b"kernel two", b"initrd one.", b"initrd two"
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
@@ -376,3 +384,30 @@ def test_syslinux_with_mboot(tmp_path: Path) -> None:
     found = boot(ext(tmp_path / "fs", files))
     assert (found.kind, found.cmdline) == ("multiboot1", "a b")
     assert unpack(found.initrd) == [Module("x y", b"1"), Module("", b"2")]
+
+
+def test_unified_kernel_images(tmp_path: Path) -> None:
+    """UAPI.1, "Type #2": images in EFI/Linux of the ESP and of XBOOTLDR are entries, with counters."""
+    kernel = make_bzimage(PACKERS["gzip"](make_elf(64)))
+    parts = {".osrel": b"ID=x", ".cmdline": b"root=/dev/x\nquiet\0", ".ucode": b"micro", ".linux": kernel}
+    parts |= {".initrd": I1, ".profile": b"ID=other", ".cmdline\0": b"never"}
+    esp = {"EFI/Linux/os-7+0-2.efi": make_uki({".linux": K1}), "EFI/Linux/note.txt": b""}
+    files: dict[str, bytes | str] = {"EFI/Linux/os-6+3.efi": make_uki(parts)}
+
+    def entry() -> BootEntry:
+        volumes = [
+            make_fat(tmp_path / "esp", dict(esp), bits=12, size=2 * MIB), ext(tmp_path / "boot", dict(files)),
+        ]  # fmt: skip
+        return boot(join_gpt(tmp_path / "disk", volumes))
+
+    found = entry()
+    assert (found.kernel, found.cmdline, found.kind) == (kernel, "root=/dev/x quiet", "linux-bzimage")
+    assert found.initrd == b"micro\0\0\0" + I1
+    assert found.description == "boot loader entry 'os-6' on vda2"
+    files["loader/entries/z.conf"] = b"uki /EFI/Linux/os-6+3.efi\noptions root=/dev/y\ninitrd /i\n"
+    files["i"] = b"more"
+    found = entry()
+    assert (found.cmdline, found.initrd) == ("root=/dev/y", b"micro\0\0\0" + I1 + b"\0" + b"more")
+    assert split_uki(make_uki({".text": b"x"}), "x") is None
+    with pytest.raises(BadInput, match="x is cut short: its section .linux"):
+        split_uki(make_uki({".linux": bytes(5000)})[:-1000], "x")

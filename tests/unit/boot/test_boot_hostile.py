@@ -11,20 +11,32 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from boot_disks import MIB, join_gpt, join_mbr, make_ext, make_fat
-from boot_kernels import PACKERS, make_bzimage, make_elf, make_multiboot, make_multiboot_elf
+from boot_kernels import (
+    PACKERS,
+    make_bzimage,
+    make_elf,
+    make_multiboot,
+    make_multiboot2,
+    make_multiboot2_elf,
+    make_multiboot_elf,
+    make_uki,
+    multiboot2_tag,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tt.errors import BadInput
-from tt.vmm.boot import decompress, linux, multiboot
+from tt.vmm.boot import decompress, linux, multiboot, multiboot2
 from tt.vmm.boot.bls import BlsEntry, boot_order, parse_bls
 from tt.vmm.boot.bootconfig import find_boot_entry, version_key
 from tt.vmm.boot.filesystems import FileSystem, open_filesystem
 from tt.vmm.boot.grubcfg import GrubMenu
 from tt.vmm.boot.images import DiskImage
+from tt.vmm.boot.kinds import companion
 from tt.vmm.boot.loader import plan_boot_from_parts, with_pc_defaults
 from tt.vmm.boot.syslinux import parse_syslinux
 from tt.vmm.boot.target import Target
+from tt.vmm.boot.uki import split_uki
 
 SECONDS = 5_000  # milliseconds that one example may take on a busy machine
 hostile = settings(
@@ -65,6 +77,11 @@ KERNELS = {
     + [make_bzimage(b"x" * 99)],
     linux.ELF: [make_elf(64), make_elf(32)],
     multiboot.KIND: [make_multiboot_elf(), make_multiboot(addresses=(MIB, MIB, 0, 2 * MIB, MIB))],
+    multiboot2.KIND: [
+        make_multiboot2_elf(32, multiboot2_tag(1, 3, 6), multiboot2_tag(5, 0, 0, 0)),
+        make_multiboot2_elf(64, multiboot2_tag(10, 0, 0xFFFFFFFF, 4096, 1)),
+        make_multiboot2(multiboot2_tag(2, MIB, MIB, 0, 2 * MIB), multiboot2_tag(3, MIB)),
+    ],
 }
 
 
@@ -74,7 +91,7 @@ def test_damaged_kernels(damage: Damage, kind: str, which: int) -> None:
     kernel = KERNELS[kind][which % len(KERNELS[kind])]
     broken = damaged(kernel, damage, 3000)
     try:
-        plan = plan_boot_from_parts(kind, bytes(broken), b"initrd", "quiet", 64 * MIB)
+        plan = plan_boot_from_parts(kind, bytes(broken), companion(kind, b"initrd"), "quiet", 64 * MIB)
     except BadInput as e:
         assert "\n" not in str(e)
         return
@@ -83,6 +100,16 @@ def test_damaged_kernels(damage: Damage, kind: str, which: int) -> None:
         assert end <= addr
         end = addr + len(contents)
     assert end <= 64 * MIB
+
+
+@hostile
+@given(damages)
+def test_damaged_unified_images(damage: Damage) -> None:
+    image = make_uki({".linux": KERNELS[linux.BZIMAGE][0], ".initrd": b"i" * 99, ".cmdline": b"x"})
+    try:
+        split_uki(bytes(damaged(image, damage, 1200)), "image")
+    except BadInput as e:
+        assert "\n" not in str(e)
 
 
 @hostile

@@ -1,4 +1,4 @@
-"""Entries of the Boot Loader Specification (UAPI.1, "Type #1"), in the order of systemd-boot."""
+"""Entries of the Boot Loader Specification (UAPI.1), in the order of systemd-boot."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from functools import cmp_to_key
 from tt.vmm.boot.target import Target
 
 _SUFFIX = ".conf"
+_UKI_SUFFIX = ".efi"
 _ARCHITECTURE = "x64"  # as the UEFI specification names the machine
 
 
@@ -54,27 +55,52 @@ def parse_bls(file: str, text: str, volume: str = "") -> BlsEntry | None:
         words = line.strip().split(None, 1)
         if len(words) == 2 and not words[0].startswith("#"):
             keys.setdefault(words[0].lower(), []).append(words[1].strip())
-    if "linux" not in keys or keys.get("architecture", [_ARCHITECTURE])[-1].lower() != _ARCHITECTURE:
+    kernels = keys.get("linux") or keys.get("uki")
+    if kernels is None or keys.get("architecture", [_ARCHITECTURE])[-1].lower() != _ARCHITECTURE:
         return None
     initrds = [
         _path(path) for value in keys.get("initrd", []) for path in value.split() if not path.startswith("$")
     ]
-    stem = file[: -len(_SUFFIX)] if file.lower().endswith(_SUFFIX) else file
-    counted = re.fullmatch(r"(.*)\+([0-9]{1,9})(?:-([0-9]{1,9}))?", stem, re.DOTALL)
-    identifier = counted[1] if counted else stem
+    identifier, tries_left, tries_done = _counted(file)
     title = keys.get("title", [identifier])[-1]
     options = " ".join(keys.get("options", []))
     return BlsEntry(
         file=file,
         id=identifier,
-        target=Target(title, _path(keys["linux"][-1]), options, initrds, id=identifier),
+        target=Target(title, _path(kernels[-1]), options, initrds, id=identifier),
         volume=volume,
         version=keys.get("version", [""])[-1],
         sort_key=keys.get("sort-key", [""])[-1],
         machine_id=keys.get("machine-id", [""])[-1],
-        tries_left=int(counted[2]) if counted else None,
-        tries_done=int(counted[3] or 0) if counted else 0,
+        tries_left=tries_left,
+        tries_done=tries_done,
     )
+
+
+def is_uki_name(name: str) -> bool:
+    """Tell whether a file in `EFI/Linux` is an entry of its own ("Type #2")."""
+    lower = name.lower()
+    return lower.endswith(_UKI_SUFFIX) and not lower.startswith((".", "auto-"))
+
+
+def uki_entry(file: str, path: str, volume: str) -> BlsEntry:
+    """Return the entry that a unified kernel image is, by its name alone; it holds the rest."""
+    identifier, tries_left, tries_done = _counted(file)
+    target = Target(identifier, path, "", [], id=identifier)
+    return BlsEntry(file, identifier, target, volume, tries_left=tries_left, tries_done=tries_done)
+
+
+def _counted(file: str) -> tuple[str, int | None, int]:
+    """Split a file's name into the entry's name and its boot counters, tries left and tries done."""
+    stem = _stem(file)
+    counted = re.fullmatch(r"(.*)\+([0-9]{1,9})(?:-([0-9]{1,9}))?", stem, re.DOTALL)
+    if counted is None:
+        return stem, None, 0
+    return counted[1], int(counted[2]), int(counted[3] or 0)
+
+
+def _stem(file: str) -> str:
+    return file[:-5] if file.lower().endswith(_SUFFIX) else file.removesuffix(_UKI_SUFFIX)
 
 
 def _path(path: str) -> str:
@@ -111,8 +137,7 @@ def loader_default(text: str) -> str:
 
 
 def _is_named(entry: BlsEntry, pattern: str) -> bool:
-    stem = entry.file[: -len(_SUFFIX)]
-    names = (entry.file, stem, entry.id + _SUFFIX, entry.id)
+    names = (entry.file, _stem(entry.file), entry.id + entry.file[-len(_SUFFIX) :], entry.id)
     return any(fnmatch.fnmatchcase(name.lower(), pattern) for name in names)
 
 

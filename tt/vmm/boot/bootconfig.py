@@ -17,7 +17,16 @@ from typing import Any
 
 from tt.errors import BadInput
 from tt.vmm.boot import kinds, modules
-from tt.vmm.boot.bls import BlsEntry, boot_order, grub_order, is_entry_name, loader_default, parse_bls
+from tt.vmm.boot.bls import (
+    BlsEntry,
+    boot_order,
+    grub_order,
+    is_entry_name,
+    is_uki_name,
+    loader_default,
+    parse_bls,
+    uki_entry,
+)
 from tt.vmm.boot.decompress import sniff_compression, unpack
 from tt.vmm.boot.filetree import printable
 from tt.vmm.boot.grubcfg import GrubMenu, parse_grubenv
@@ -25,6 +34,7 @@ from tt.vmm.boot.images import DiskImage
 from tt.vmm.boot.mounts import Mounted, Mounts
 from tt.vmm.boot.syslinux import parse_syslinux
 from tt.vmm.boot.target import Target
+from tt.vmm.boot.uki import join_archives, split_uki
 
 MAX_KERNEL = 256 << 20
 MAX_INITRD = 512 << 20
@@ -137,6 +147,8 @@ class _Finder:
         places = {mounted.volume.name: mounted for mounted in self.mounts}
         for directory in _BLS_DIRECTORIES:
             entries = [entry for mounted in self.mounts for entry in self._entries(mounted, directory)]
+            if directory == _BLS_DIRECTORIES[0]:
+                entries += [entry for mounted in self.mounts for entry in self._images(mounted)]
             for entry in boot_order(entries, self._loader_default(directory)):
                 title = entry.target.title
                 yield places[entry.volume], entry.target, f"boot loader entry {title!r} on {entry.volume}"
@@ -167,6 +179,8 @@ class _Finder:
             kernel = found[0][0].fs.read(found[0][1], MAX_KERNEL)
             if target.protocol != "linux":
                 kernel = _unpacked(kernel, target.kernel)
+            unified = split_uki(kernel, printable(target.kernel)) if target.protocol == "linux" else None
+            kernel = kernel if unified is None else unified.kernel
             kind = kinds.kind_for(target.protocol, kernel, target.kernel)
             read = self._modules if kind in kinds.MULTIBOOT else self._initrd
             initrd = read(target, found[1:])
@@ -174,6 +188,10 @@ class _Finder:
             self.mounts.note(f"{description}: {e}")
             return None
         cmdline = target.cmdline
+        if unified is not None:
+            # systemd-stub: words that are given stand for those inside, initrds are added.
+            cmdline = cmdline or unified.cmdline
+            initrd = join_archives([unified.initrd or b"", initrd or b""])
         if kind not in kinds.MULTIBOOT and not initrd and not re.search(r"(?:^|\s)root=", cmdline):
             cmdline = f"{cmdline} root={self.mounts.root_device(mounted)}".strip()
         return BootEntry(
@@ -187,11 +205,10 @@ class _Finder:
         )
 
     def _initrd(self, target: Target, parts: list[tuple[Mounted, str]]) -> bytes:
-        initrd = b""
+        archives: list[bytes] = []
         for part, path in parts[: len(target.initrds)]:
-            # Linux finds the next archive at a 4-byte boundary (initramfs buffer format).
-            initrd += bytes(-len(initrd) % 4) + part.fs.read(path, MAX_INITRD - len(initrd))
-        return initrd
+            archives.append(part.fs.read(path, MAX_INITRD - sum(map(len, archives))))
+        return join_archives(archives)
 
     def _modules(self, target: Target, parts: list[tuple[Mounted, str]]) -> bytes | None:
         left = MAX_INITRD
@@ -258,6 +275,11 @@ class _Finder:
             if entry is not None:
                 found.append(entry)
         return found
+
+    def _images(self, mounted: Mounted) -> list[BlsEntry]:
+        """List unified kernel images, entries by themselves."""
+        names = [n for n in self.mounts.list(mounted, "/EFI/Linux") if is_uki_name(n)][:_MAX_BLS_ENTRIES]
+        return [uki_entry(name, f"/EFI/Linux/{name}", mounted.volume.name) for name in names]
 
     def _blscfg(self, mounted: Mounted) -> Iterator[Target]:
         """List what GRUB's `blscfg` shows: entries beside the configuration, else those of other volumes."""
