@@ -19,7 +19,7 @@ def reference() -> str:
     """Return what the reference has to be."""
     from tt.shell import COMMANDS
     from tt.shell.command import THEMES
-    from tt.shell.housekeeping import explain
+    from tt.shell.commands.housekeeping import explain
 
     parts = []
     for theme, title in THEMES.items():

@@ -102,6 +102,59 @@ def test_every_module_of_chronus_is_in_a_room() -> None:
     assert inside == {"__init__.py", *CHRONUS}
 
 
+def loaded_by(path: Path) -> set[str]:
+    """Return the modules of tt that a file loads when it runs: inside functions too, for typing only not.
+
+    What stands under `if TYPE_CHECKING` is left out: a type may be named by whoever is handed such a thing
+    (a `Trace`, a `Timeline`, a `Session`), and neither loading nor running depends on it.
+    """
+    found: set[str] = set()
+
+    def walk(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and names_of(node.test) == "TYPE_CHECKING":
+            for other in node.orelse:
+                walk(other)
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in BY_NAME else str(node.module))
+        for child in ast.iter_child_nodes(node):
+            walk(child)
+
+    walk(tree(path))
+    return found & BY_NAME.keys() - {dotted(path)}
+
+
+BY_NAME = {dotted(path): path for path in MODULES}
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the sets of modules of which each leads to each: those left when ends are taken away."""
+    left = {name: set(to) for name, to in graph.items()}
+    while True:
+        ends = {name for name, to in left.items() if not to & left.keys()}
+        ends |= left.keys() - set().union(*left.values())
+        if not ends:
+            break
+        left = {name: to - ends for name, to in left.items() if name not in ends}
+    return [sorted(left)] if left else []
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    graph = {name: loaded_by(path) for name, path in BY_NAME.items()}
+    assert graph["tt.cli.replay"] >= {"tt.shell.batch"}  # inside functions, too
+    assert circles(graph) == []
+
+
+def test_a_circle_would_be_found() -> None:
+    chain = {"a": {"b"}, "b": {"c"}, "c": set()}
+    assert circles(chain) == []
+    assert circles(chain | {"c": {"b"}, "d": {"a"}}) == [["b", "c"]]
+
+
 def test_only_the_engine_knows_unicorn() -> None:
     for path in FILES:
         if (PACKAGE / "vmm" / "engine") not in path.parents:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from tt.errors import TTError
 from tt.events import Kind
 from tt.shell import command
-from tt.shell.catching import EXCEPTIONS, KINDS
-from tt.shell.disks import complete_path
-from tt.shell.looking import INFO
-from tt.shell.recorded import kind_name
+from tt.shell.commands.catching import EXCEPTIONS, KINDS
+from tt.shell.commands.disks import complete_path
+from tt.shell.commands.looking import INFO
+from tt.shell.commands.recorded import kind_name
 from tt.shell.syscalls import NUMBERS
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from tt.inspect import Answer, bare
 from tt.log.text import lines as console_lines
 from tt.log.text import printable
 from tt.position import format_tick
-from tt.shell.stopping import place
+from tt.shell.targets import memory_range
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +100,7 @@ class Live:
             return Answer(
                 {"register": name, "value": value}, [f"${printable(name)} = {value & (1 << 64) - 1:#x}"]
             )
-        addr, size, physical, _ = place(session, target)
+        addr, size, physical, _ = memory_range(session, target)
         if size not in (1, 2, 4, 8):
             raise UsageError(f"a number has 1, 2, 4 or 8 bytes, not {size}: say u8[...] to u64[...]")
         if not -(1 << 8 * size - 1) <= value < 1 << 8 * size:

@@ -127,9 +127,7 @@ class Session:
     @property
     def bookmarks(self) -> Mapping[str, int]:
         """The ticks that have names."""
-        from tt.shell.marks import bookmarks_of
-
-        return bookmarks_of(self.trace)
+        return self.trace.bookmarks
 
     def event_tick(self, number: int) -> int:
         """Return the tick of an event."""

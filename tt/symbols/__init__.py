@@ -1,7 +1,8 @@
 """Names of addresses and backtraces: ELF files, System.map, a Linux guest's kallsyms, ORC, DWARF."""
 
 from tt.symbols.guest import for_timeline, of_machine
-from tt.symbols.table import Source, Symbol, SymbolTable
+from tt.symbols.symbol import Symbol
+from tt.symbols.table import Source, SymbolTable
 from tt.symbols.unwind import Frame, Stack, unwind, walk
 
 __all__ = [

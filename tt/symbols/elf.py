@@ -10,7 +10,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from tt.errors import BadInput
-from tt.symbols.table import Symbol
+from tt.symbols.symbol import Symbol
 
 _TOP = 1 << 64
 # Symbol types and bindings: System V ABI, "Symbol Table".

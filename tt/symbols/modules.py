@@ -13,7 +13,8 @@ from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from tt.symbols.btf import struct_offsets
-from tt.symbols.table import MODULE_PRIORITY, OrcPlace, Source, Symbol, SymbolTable
+from tt.symbols.symbol import Symbol
+from tt.symbols.table import MODULE_PRIORITY, OrcPlace, Source, SymbolTable
 
 Read = Callable[[int, int], bytes]
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from tt.errors import BadInput
 from tt.symbols.cfi import CallFrames
+from tt.symbols.symbol import Symbol
 
 ELF_PRIORITY = 20
 KALLSYMS_PRIORITY = 10
@@ -24,15 +25,6 @@ SYSTEM_MAP_PRIORITY = 5
 _TAIL = 4096  # bytes that a source's last symbol reaches where nothing says its size
 _REACH = 16 << 20  # and any other: more than the largest array of a kernel
 _TOP = 1 << 64
-
-
-class Symbol(NamedTuple):
-    """A name for `addr`; `size` in bytes, 0 if unknown; `kind` a letter as nm prints it."""
-
-    addr: int
-    size: int
-    name: str
-    kind: str
 
 
 class OrcPlace(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 from tt.errors import UsageError
 from tt.shell import COMMANDS
 from tt.shell.command import THEMES, find, names, parse, split
-from tt.shell.housekeeping import explain
+from tt.shell.commands.housekeeping import explain
 
 # What fingers know from gdb, rr and WinDbg's TTD, and what it has to be here.
 FINGERS = {

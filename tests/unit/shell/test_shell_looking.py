@@ -118,7 +118,7 @@ def test_search(session: Session) -> None:
 
 
 def test_where_pieces_of_a_search_meet(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tt.shell import memory
+    from tt.shell.commands import memory
 
     monkeypatch.setattr(memory, "_PIECE", 4096)
     engine = session.machine.engine

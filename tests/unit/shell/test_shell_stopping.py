@@ -190,7 +190,7 @@ def test_what_cannot_be_stopped_at(session: Session, line: str, complaint: str) 
 
 
 def test_names_of_system_calls_and_exceptions() -> None:
-    from tt.shell.catching import EXCEPTIONS, catchpoint
+    from tt.shell.commands.catching import EXCEPTIONS, catchpoint
     from tt.shell.syscalls import NUMBERS
 
     assert (NUMBERS["read"], NUMBERS["openat"], NUMBERS["execve"], NUMBERS["clone3"]) == (0, 257, 59, 435)

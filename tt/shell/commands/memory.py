@@ -11,7 +11,7 @@ from tt.errors import UsageError
 from tt.inspect import Answer
 from tt.log.text import printable
 from tt.shell.command import Arguments, Call, command, find, shorten
-from tt.shell.moving import count
+from tt.shell.targets import count
 from tt.shell.values import MASK, Form, parse_form, show
 from tt.vmm.linear import readable
 

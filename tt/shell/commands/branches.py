@@ -13,7 +13,7 @@ from tt.log.text import printable
 from tt.position import format_tick
 from tt.shell.command import Arguments, command, host_path, shorten
 from tt.shell.live import Live
-from tt.shell.moving import count
+from tt.shell.targets import count
 
 if TYPE_CHECKING:
     from tt.shell.session import Session
@@ -164,7 +164,7 @@ def switch(session: Session, arguments: Arguments) -> Answer:
 )  # fmt: skip
 def diff(session: Session, arguments: Arguments) -> Answer:
     """Show what differs between two moments, or where two timelines part."""
-    from tt.shell.differing import moments, recordings
+    from tt.shell.commands.differing import moments, recordings
 
     if session.live is not None:
         raise UsageError("a live branch cannot be compared: `close` it first")
@@ -193,8 +193,8 @@ def bisect(session: Session, arguments: Arguments) -> Answer:
 
     It is false at GOOD and true at BAD; with BAD before GOOD, the first where it is false again.
     """
-    from tt.shell.differing import first_bad
-    from tt.shell.stopping import compiled
+    from tt.shell.commands.differing import first_bad
+    from tt.shell.targets import compiled
 
     parts = arguments.text.split(None, 2)
     if len(parts) < 3:
@@ -213,7 +213,7 @@ def bisect(session: Session, arguments: Arguments) -> Answer:
 )  # fmt: skip
 def gdb(session: Session, arguments: Arguments) -> Answer:
     """Let gdb drive from where you stand; Ctrl-C ends it."""
-    from tt.shell.serving import serve
+    from tt.shell.commands.serving import serve
 
     if session.live is not None:
         raise UsageError("a live branch cannot be served: `close` it first")

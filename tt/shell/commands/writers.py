@@ -8,8 +8,7 @@ from tt.errors import UsageError
 from tt.inspect import Answer
 from tt.position import format_tick
 from tt.shell.command import Arguments, command, shorten
-from tt.shell.moving import count
-from tt.shell.stopping import place
+from tt.shell.targets import count, memory_range
 from tt.vmm.linear import linear_pc
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def last_write_(session: Session, arguments: Arguments) -> Answer:
     _past_only(session)
     if arguments.form not in ("", "p"):
         raise UsageError(f"/{shorten(arguments.form, False)}: only /p is known here, for a physical address")
-    addr, size, physical, _ = place(session, arguments.text)
+    addr, size, physical, _ = memory_range(session, arguments.text)
     physical = physical or arguments.form == "p"
     timeline, before = session.timeline, session.tick
     write = timeline.last_write(addr, size, physical=physical)

@@ -11,12 +11,12 @@ from tt.inspect import Answer, where
 from tt.position import format_tick
 from tt.shell import syscalls
 from tt.shell.command import Arguments, command, shorten
+from tt.shell.targets import count, location
 
 if TYPE_CHECKING:
     from tt.shell.session import Session
     from tt.travel.stops import Arrival
 
-_MOST_REPEATS = 1_000_000
 _SYSCALL = re.compile(r"(?<=: )(?:syscall|system call) ([0-9]+)$")
 _AMOUNT = re.compile(r"[0-9].*")
 
@@ -225,18 +225,6 @@ def here(session: Session, arguments: Arguments) -> Answer:
 # ---- how
 
 
-def count(text: str, most: int = _MOST_REPEATS) -> int:
-    """Return a number of times, 1 to `most`; raises `UsageError`."""
-    digits = text.replace("_", "").replace(",", "")
-    try:
-        value = int(digits, 0) if len(digits) <= 40 else 0
-    except ValueError:
-        value = 0
-    if not 0 < value <= most:
-        raise UsageError(f"{shorten(text)}: give a number from 1 to {most:,}")
-    return value
-
-
 def _past_only(session: Session) -> None:
     if session.live is not None:
         raise UsageError("a live branch only goes forward: `close` seals it, then you can go anywhere in it")
@@ -307,7 +295,6 @@ def _until_arrival(session: Session, arguments: Arguments, go: Callable[[], Arri
 
 def _with_temporary(session: Session, arguments: Arguments, go: Callable[[], Arrival]) -> Answer:
     _past_only(session)
-    from tt.shell.stopping import location
     from tt.travel.stops import Breakpoint
 
     stops = session.timeline.stops

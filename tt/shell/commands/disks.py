@@ -218,7 +218,7 @@ def _stat(session: Session, target: str) -> Answer:
 
 def _write(session: Session, arguments: Arguments) -> Answer:
     """Put bytes at the beginning of a sector of a live branch, under the guest's feet."""
-    from tt.shell.memory import pattern
+    from tt.shell.commands.memory import pattern
 
     if session.live is None:
         raise UsageError(

@@ -9,8 +9,8 @@ from tt import inspect
 from tt.errors import UsageError
 from tt.inspect import Answer
 from tt.shell.command import Arguments, command, host_path, shorten
-from tt.shell.moving import count
 from tt.shell.session import Display
+from tt.shell.targets import count
 from tt.shell.values import MASK, parse_form, show
 from tt.vmm.linear import linear_sp, readable
 
@@ -256,7 +256,7 @@ def info(session: Session, arguments: Arguments) -> Answer:
     `info` with trace, breakpoints, registers, events, checkpoints, symbols, display, devices, symbol ADDR,
     address NAME, stack or frame.
     """
-    from tt.shell import marks, recorded, stopping
+    from tt.shell.commands import marks, recorded, stopping
 
     what, _, rest = arguments.text.partition(" ")
     rest = rest.strip()

@@ -15,7 +15,7 @@ from tt.log.text import printable
 from tt.position import format_tick
 from tt.shell import strip
 from tt.shell.command import Arguments, command, shorten
-from tt.shell.moving import count
+from tt.shell.targets import count
 
 if TYPE_CHECKING:
     from tt.shell.session import Session

@@ -11,7 +11,7 @@ from tt.inspect import Answer, disassemble
 from tt.log import Trace
 from tt.log.text import printable
 from tt.position import format_tick
-from tt.shell.recorded import kind_name
+from tt.shell.commands.recorded import kind_name
 
 if TYPE_CHECKING:
     from tt.shell.session import Session

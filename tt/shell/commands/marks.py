@@ -13,7 +13,6 @@ from tt.position import format_tick
 from tt.shell.command import Arguments, command, shorten
 
 if TYPE_CHECKING:
-    from tt.log import Trace
     from tt.shell.session import Session
 
 
@@ -52,11 +51,6 @@ def listing(session: Session) -> Answer:
     width = max((len(format_tick(tick)) for _name, tick in known), default=0)
     lines = [f"{format_tick(tick):>{width}}  @{printable(name)}" for name, tick in known]
     return Answer({"bookmarks": dict(known)}, lines or ["there are no bookmarks: `bookmark NAME` makes one"])
-
-
-def bookmarks_of(trace: Trace) -> Mapping[str, int]:
-    """Return the bookmarks of a recording."""
-    return trace.bookmarks
 
 
 def remove_bookmarks(session: Session, names: Sequence[str]) -> Answer:

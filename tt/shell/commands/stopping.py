@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from tt.errors import TTError, UsageError
 from tt.inspect import Answer
-from tt.shell import catching
 from tt.shell.command import Arguments, command, shorten
-from tt.shell.moving import count
-from tt.vmm.linear import linear_pc
+from tt.shell.commands import catching
+from tt.shell.targets import compiled, count, location, memory_range
 
 if TYPE_CHECKING:
     from tt.shell.session import Session
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
 
 _IF = re.compile(r"(?:^|\s)if(?=[\s(])")
 _LARGEST_WATCH = 4096
-_SUBSCRIPT = re.compile(r"([usp])(8|16|32|64)\s*\[(.*)\]", re.S)
-_POINTER = re.compile(r"\*\s*\(([\w\s]+?)\*\s*\)(.+)", re.S)
-_WITH_SIZE = re.compile(r"(.*\S)\s+(0x[0-9a-fA-F]+|[0-9_]+)", re.S)
 
 
 @command(
@@ -126,7 +122,7 @@ def delete(session: Session, arguments: Arguments) -> Answer:
     """Delete stops, all or by number; or a bookmark or a display."""
     words = arguments.words
     if words and len(words[0]) > 1 and any(kind.startswith(words[0]) for kind in ("bookmarks", "checkpoint")):
-        from tt.shell.marks import remove_bookmarks
+        from tt.shell.commands.marks import remove_bookmarks
 
         return remove_bookmarks(session, words[1:])
     if words and words[0] in ("display", "displays"):
@@ -201,14 +197,6 @@ def listing(session: Session) -> Answer:
     return Answer({"stops": [_facts(point) for point in points]}, lines)
 
 
-def location(session: Session, text: str) -> int:
-    """Return the address of a location: a symbol, `*ADDR`, an address, or nothing for here."""
-    text = text.strip()
-    if not text:
-        return linear_pc(session.machine.engine)
-    return session.address(text[1:] if text.startswith("*") else text)
-
-
 # ---- how
 
 
@@ -229,7 +217,7 @@ def _add_watchpoint(session: Session, arguments: Arguments, *, reads: bool, writ
         raise UsageError(f"/{shorten(arguments.form, False)}: only /p is known here, for a physical address")
     given = arguments.text.removeprefix("-l ").removeprefix("-location ")
     text, condition, told = _condition(session, given)
-    addr, size, physical, shown = place(session, text)
+    addr, size, physical, shown = memory_range(session, text)
     physical = physical or arguments.form == "p"
     if not 0 < size <= _LARGEST_WATCH:
         raise UsageError(f"{size:,} bytes: give a size from 1 to {_LARGEST_WATCH:,}")
@@ -241,34 +229,6 @@ def _add_watchpoint(session: Session, arguments: Arguments, *, reads: bool, writ
     return _added(session, point)
 
 
-def place(session: Session, text: str) -> tuple[int, int, bool, str]:
-    """Return (addr, size, physical, what was typed for addr) of memory as `watch` names it.
-
-    Raises `UsageError`.
-    """
-    text = text.strip()
-    if match := _SUBSCRIPT.fullmatch(text):
-        return session.address(match[3]), int(match[2]) // 8, match[1] == "p", text
-    if match := _POINTER.fullmatch(text):
-        return session.address(match[2]), _size_of(match[1]), False, text
-    if match := _WITH_SIZE.fullmatch(text):
-        # `$rsp 8` is an address and a size, `$rsp + 8` an address.
-        try:
-            return session.address(match[1].removeprefix("*")), count(match[2], 1 << 40), False, match[1]
-        except UsageError:
-            pass
-    return session.address(text.removeprefix("*")), 8, False, text
-
-
-def _size_of(name: str) -> int:
-    from tt.travel.expressions.values import SPELLINGS
-
-    known = SPELLINGS.get(name.split()[-1] if name.split() else "")
-    if known is None or not known.size:
-        raise UsageError(f"{shorten(name.strip())} is no type tt knows: say u8, u16, u32 or u64")
-    return known.size
-
-
 def _condition(session: Session, text: str) -> tuple[str, Any, str]:
     """Split `LOCATION if EXPR`: the location, the compiled condition or None, and its text."""
     match = _IF.search(text)
@@ -276,18 +236,6 @@ def _condition(session: Session, text: str) -> tuple[str, Any, str]:
         return text.strip(), None, ""
     told = text[match.end() :].strip()
     return text[: match.start()].strip(), compiled(session, told), told
-
-
-def compiled(session: Session, text: str) -> Any:
-    """Return a compiled condition, names of later in the recording too; raises `UsageError`."""
-    from tt.travel.expressions import compile_condition
-
-    try:
-        return compile_condition(text, session.symbols)
-    except UsageError:
-        if not session.symbols.look_further():
-            raise
-        return compile_condition(text, session.symbols)
 
 
 def _added(session: Session, point: StopPoint) -> Answer:
