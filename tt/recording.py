@@ -18,10 +18,9 @@ from tt.vmm.disk_images import open_disks
 from tt.vmm.engine import FOREVER
 from tt.vmm.live import LiveSource
 from tt.vmm.machine import Machine, Stop
+from tt.vmm.spacing import Spacing
 
 DIGEST_EVERY_TICKS = 250_000_000
-CHECKPOINT_EVERY_TICKS = 10_000_000  # some 25 ms of running: how long the way to any tick may be
-TICKS_PER_PAGE = 6_000  # packing a page takes as long as running these
 CHECKPOINT_RAM = 3  # times the guest's RAM: the most room that checkpoints take in a trace
 
 
@@ -68,17 +67,18 @@ class Recorder:
         self._writer.add_digest(tick, digest)
         self.digests += 1
 
-    def checkpoint(self) -> int:
+    def checkpoint(self, cost: int) -> int | None:
         """Put the machine as it is now into the trace; return how many pages had changed.
 
-        It must just have arrived at its tick.  Does nothing while the writer is behind.
+        `cost` says how far it has come, see `tt.vmm.spacing`.
+        It must just have arrived at its tick.  Does nothing, and returns None, while the writer is behind.
         """
         if self._writer.behind:
-            return 0
+            return None
         engine = self._machine.engine
         pages, contents = engine.take_changes()
         state = self._machine.save()
-        self._writer.add_checkpoint(self._machine.tick, state, engine.ram_digest(), pages, contents)
+        self._writer.add_checkpoint(self._machine.tick, state, engine.ram_digest(), pages, contents, cost)
         return len(pages) // 4
 
     def commit(self) -> None:
@@ -124,8 +124,7 @@ class LiveRun:
         self.is_arrival = True
         """Whether the machine stands on first arrival at its tick, where nothing of the tick has happened."""
         self._recorder = recorder
-        self._spacing = CHECKPOINT_EVERY_TICKS if checkpoint_ticks is None else checkpoint_ticks or FOREVER
-        self._next_checkpoint = FOREVER if recorder is None else machine.tick + self._spacing
+        self._spacing = Spacing(machine, checkpoint_ticks if recorder is not None else 0)
         self._next_digest = _digest_after(machine.tick)
         self._digest: tuple[int, bytes] | None = None  # of the last arrival: another may take its place
 
@@ -135,7 +134,7 @@ class LiveRun:
         The reasons are those of `tt.vmm.running.run`.  An arrival before `goal` has the
         reason `tick` too.
         """
-        return self._run(min(goal, self._next_digest, self._next_checkpoint), pausing=True)
+        return self._run(min(goal, self._next_digest, self._spacing.next), pausing=True)
 
     def settle(self, goal: int = FOREVER) -> Stop:
         """Go on to the next place that a replay finds too: an arrival at a tick, idling, or the end.
@@ -152,8 +151,11 @@ class LiveRun:
     def take_checkpoint(self) -> None:
         """Put the state into the trace, on arrival."""
         if self._recorder is not None:
-            pages = self._recorder.checkpoint()
-            self._next_checkpoint = self.machine.tick + max(self._spacing, pages * TICKS_PER_PAGE)
+            pages = self._recorder.checkpoint(self._spacing.cost)
+            if pages is None:
+                self._spacing.put_off()
+            else:
+                self._spacing.kept(pages)
 
     def commit(self) -> None:
         """Make everything so far safe."""
@@ -195,7 +197,7 @@ class LiveRun:
         if self._digest is not None and self._digest[0] < tick:
             self._log_digest()
         if stop.reason == "tick":
-            if tick >= self._next_checkpoint:
+            if tick >= self._spacing.next and self._spacing.due():
                 self.take_checkpoint()
             if tick >= self._next_digest:
                 self._next_digest = _digest_after(tick)
@@ -232,7 +234,8 @@ def record(
     The recording ends when the guest ends, at `max_ticks`, after `timeout_s`
     of host time, when the source says so, or when an idle guest can never wake.
     With `embed`, the base images go into the trace too.  A checkpoint is kept each
-    `checkpoint_ticks` (0: none; a guest that writes much is kept less often).  With `output` None the
+    `checkpoint_ticks` (0: none; None: where running from the last takes long enough; less often of a guest
+    that writes much).  With `output` None the
     same run is made and nothing written: what a recording is measured against.
     `entropy` gives the guest's random bytes, `tt.vmm.live.seeded_entropy` the same
     ones each time.  `on_event` is told of every event as well.  Raises `TTError`s as the parts do.

@@ -48,11 +48,10 @@ def recorded(
     defaults = CheckpointWriter.__init__.__kwdefaults__
     assert defaults is not None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tt.recording.CHECKPOINT_EVERY_TICKS", every)
-        patch.setattr("tt.recording.TICKS_PER_PAGE", ticks_per_page)
+        patch.setattr("tt.vmm.spacing.TICKS_PER_PAGE", ticks_per_page)
         patch.setattr(BackgroundWriter, "behind", False)  # the same checkpoints each time
         patch.setitem(defaults, "most", most)
-        record(config, path, entropy=seeded_entropy(1), **options)
+        record(config, path, checkpoint_ticks=every, entropy=seeded_entropy(1), **options)
     return path
 
 

@@ -29,7 +29,9 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument("trace", metavar="TRACE")
     parser.add_argument(
-        "--every", metavar="TICKS", default="10_000_000", help="how far apart they lie (10_000_000)"
+        "--every",
+        metavar="TICKS",
+        help="how far apart they lie (where running from one to the next takes 20 ms)",
     )
     add_base_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -40,12 +42,15 @@ def run(args: argparse.Namespace) -> int:
     """Add the checkpoints and say how many."""
     from tt.travel.indexing import add_checkpoints
 
-    every = args.every.replace("_", "").replace(",", "")
-    if not every.isdigit() or len(every) > 18:
-        raise UsageError(f"--every {args.every!r} is no number of ticks: give 10_000_000, say")
+    every = None
+    if args.every is not None:
+        digits = args.every.replace("_", "").replace(",", "")
+        if not digits.isdigit() or len(digits) > 18:
+            raise UsageError(f"--every {args.every!r} is no number of ticks: give 10_000_000, say")
+        every = int(digits)
     path = Path(args.trace)
     with Progress(f"indexing {path.name}") as progress:
-        count = add_checkpoints(path, parse_bases(args.base), int(every), progress)
+        count = add_checkpoints(path, parse_bases(args.base), every, progress)
     if args.json:
         print_json({"trace": str(path), "checkpoints": count, "bytes": path.stat().st_size})
     else:
