@@ -74,6 +74,10 @@ class TraceSource:
         self._inputs.take()
         return event.value
 
+    def polled(self, tick: int) -> bool:
+        """Return False: a guest that polls its console gets what was typed then."""
+        return False
+
     def wants_pause(self, tick: int) -> bool:
         """Whether the owner has all that it wants."""
         return self.is_enough()

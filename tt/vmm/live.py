@@ -28,7 +28,8 @@ class LiveSource:
     guest time never runs ahead of the host's; without, it jumps there at once.
     `script` lines are typed one at a time, each when the guest idles at a
     prompt: it listens, has read everything, and the last thing it printed is
-    not the end of a line.  So what a script does depends on the guest alone.
+    not the end of a line.  A guest that looks for input again and again instead of
+    idling is at a prompt too.  So what a script does depends on the guest alone.
 
     At a prompt with no line left the recording ends, unless `forever`.  While
     `feeding`, more lines may come through `feed`: the guest's time stands still
@@ -62,6 +63,7 @@ class LiveSource:
         self._air_at = time.monotonic() + COMMIT_EVERY_S
         self._printed: bytes = b""
         self._prompt_since: int | None = None
+        self._polled_at: int | None = None  # the tick at which the guest was taken for an idle one
         self._ahead_s = 0.0  # host time at which guest time was 0
         self._started = False
 
@@ -124,11 +126,18 @@ class LiveSource:
 
     def idle(self, tick: int, most_ns: int | None) -> int | None:
         """Sleep, or jump ahead; see `Source.idle`."""
-        if self._type_next_line(most_ns):
+        if self._waits(most_ns if tick != self._polled_at else None):
+            self._serve_prompt()
             return 0
         if not self.pace:
             return most_ns
         return self._sleep(most_ns)
+
+    def polled(self, tick: int) -> bool:
+        """Whether the guest looks for a line of the script, or its end; see `Source.polled`."""
+        waits = self._waits(None)
+        self._polled_at = tick if waits else None
+        return waits
 
     def _sleep(self, most_ns: int | None) -> int | None:
         now = self.now_ns()
@@ -155,8 +164,8 @@ class LiveSource:
             self._arrived.wait(seconds)
         self._arrived.clear()
 
-    def _type_next_line(self, most_ns: int | None) -> bool:
-        """Type the next line of the script if the guest waits for it; with none left, end the recording."""
+    def _waits(self, most_ns: int | None) -> bool:
+        """Whether the guest waits for the script; `most_ns` until it goes on by itself, None: it does not."""
         if (not self._script and self.forever and not self.feeding) or not self.wants_input():
             return False
         if self.prompts and (not self._printed or self._printed.endswith(b"\n")):
@@ -166,15 +175,16 @@ class LiveSource:
         now = self.now_ns()
         if self._prompt_since is None:
             self._prompt_since = now
-        if self.prompts and most_ns is not None and now - self._prompt_since < _LINE_GAP_NS:
-            return False
+        stood = now - self._prompt_since >= _LINE_GAP_NS
+        return stood or most_ns is None or not self.prompts
+
+    def _serve_prompt(self) -> None:
+        """Type the next line of the script; with none left, end the recording."""
         if self._script:
             self.type(self._script.popleft())
             self._prompt_since = None
-            return True
-        if self.feeding:
+        elif self.feeding:
             self._wait(max(0.0, self._air_at - time.monotonic()))
         elif not self.forever:
             typed = f"all {self._script_lines} lines of the script are typed"
             self.stop(f"{typed if self._script_lines else 'no input is given'}, and the guest waits for more")
-        return True

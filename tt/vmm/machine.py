@@ -80,6 +80,7 @@ class Machine(abc.ABC):
         self.disks = list(disks)
         self.halted = False
         self.ended: str | None = None
+        self._polling = False  # the guest is taken for an idle one
 
     # ---- what the two architectures do differently
 
@@ -166,6 +167,11 @@ class Machine(abc.ABC):
                 wake_ns = self._wake_ns()
                 left_ns = None if wake_ns is None else max(0, wake_ns - self.clock.now())
                 return Stop("idle", tick, is_arrival=False, wakes_in_ns=self.door.within(left_ns))
+            if self._polling:
+                self._deadline_moved()
+                self._polling = self.door.source.polled(tick)
+                if self._polling:
+                    return Stop("idle", tick, is_arrival=False, wakes_in_ns=0)
             if self.ended is None:
                 stop = min(until, tick + SLICE_TICKS)
                 due = self.door.next_input()
@@ -223,6 +229,12 @@ class Machine(abc.ABC):
             # Told as any other write too, so that the disk writes of a trace are all of them.
             store(self.door, self.disks[event.unit], event.unit, event.value, event.data)
 
+    def polled(self) -> None:
+        """Be told by a console that the running instruction looked for input, one time too many."""
+        if self.ended is None and self.door.source.polled(self.engine.tick):
+            self._polling = True
+            self.engine.limit = self.engine.tick
+
     def let_pass(self, ns: int) -> None:
         """Let `ns` of guest time pass for an idle guest, and tell the door; `run` goes on from there."""
         if ns:
@@ -277,6 +289,7 @@ class Machine(abc.ABC):
         self.engine.load(state["cpu"])
         self.engine.tick = state["tick"]
         self.halted = state["halted"]
+        self._polling = False
         self.ended = state["ended"]
         self.board.load(state["board"])
         self.clock.load(state["clock"])

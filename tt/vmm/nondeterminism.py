@@ -53,6 +53,13 @@ class Source(Protocol):
         """
         ...
 
+    def polled(self, tick: int) -> bool:
+        """Whether a guest that looks for input again and again, in vain, is to be taken for an idle one.
+
+        `idle` is asked then, with a `most_ns` of 0.
+        """
+        ...
+
     def wants_pause(self, tick: int) -> bool:
         """Whether the machine is to stop running and return to its owner."""
         ...
@@ -72,6 +79,9 @@ class Quiet:
 
     def idle(self, tick: int, most_ns: int | None) -> int | None:
         return most_ns
+
+    def polled(self, tick: int) -> bool:
+        return False
 
     def wants_pause(self, tick: int) -> bool:
         return False

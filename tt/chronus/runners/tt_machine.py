@@ -91,6 +91,10 @@ class Quick:
             time.sleep(passed / 1e9)
         return passed
 
+    def polled(self, tick: int) -> bool:
+        """Whether there is something to read: the guest that wrote it waits for an answer."""
+        return not self._typed and self.fresh()
+
     def wants_pause(self, tick: int) -> bool:
         """Whether the reader is to be given what it waits for."""
         return self._back

@@ -4,6 +4,10 @@ Source: National Semiconductor PC16550D data sheet (June 1995).  A byte is sent
 the moment it is written, so the transmitter is always empty; received bytes
 wait in a queue of any length behind the FIFO, which refills as the guest reads,
 so that nothing typed or pasted is lost.  OUT2 does not gate the interrupt.
+
+A guest need not use the interrupt: it may look at LSR again and again.  How often
+it did since it last sent or received something is counted, beside the state, for
+whoever has something to type.
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ _RDI, _THRI, _RLSI, _MSI = 1, 2, 4, 8  # IER
 _DLAB = 0x80  # LCR
 _LOOP = 0x10  # MCR
 _DR, _OE, _EMPTY = 0x01, 0x02, 0x60  # LSR; THRE and TEMT together
+_LISTENS = 3  # looks for input in a row that are no waiting for the transmitter
+_INSISTS = 1000  # ... after which `on_poll` is told, each time
 _CONNECTED = 0xB0  # MSR: CTS, DSR and DCD, as from a terminal that is on
 
 
@@ -74,18 +80,22 @@ class Uart16550:
         self._transmit = transmit
         self._unit = unit
         self._timer = clock.timer(name, self._fire)
+        self._polls = 0
+        self.on_poll: Callable[[], None] = lambda: None
+        """Told in the middle of an instruction that looks for input, when many before it have, in vain."""
 
     @property
     def wants_input(self) -> bool:
-        """Whether the guest waits for input: its receive interrupt is on and it has read everything."""
+        """Whether the guest waits for input: it listens, or polls, and has read everything."""
         s = self.state
-        return bool(s.ier & _RDI) and not s.fifo and not s.queue
+        return (bool(s.ier & _RDI) or self._polls >= _LISTENS) and not s.fifo and not s.queue
 
     def receive(self, data: bytes) -> None:
         """Take bytes from outside; what does not fit the FIFO waits behind it.
 
         As on a wire, what the guest was not ready for is lost when it resets its FIFO.
         """
+        self._polls = 0
         self.state.queue += data
         self._refill()
         self._received()
@@ -94,6 +104,8 @@ class Uart16550:
         """Return register `offset`, with the side effects of reading it."""
         s = self.state
         if offset == LSR:
+            if not s.fifo and not s.mcr & _LOOP:
+                self._poll()
             if not s.overrun:
                 return _EMPTY | _DR if s.fifo else _EMPTY
             s.overrun = False
@@ -147,6 +159,7 @@ class Uart16550:
         """Put a saved state back; the clock restores the timer."""
         self.state = unpack(State, state, self.name)
         self._irq.level = self._interrupting()
+        self._polls = 0
 
     # Sending.
 
@@ -159,6 +172,7 @@ class Uart16550:
                 s.overrun = True
             self._received()
         else:
+            self._polls = 0
             self._transmit(_BYTES[value])
         if s.thre and s.ier & _THRI:
             s.thre = False  # the write takes the interrupt back, the empty transmitter raises it anew
@@ -183,10 +197,16 @@ class Uart16550:
         fcr = self.state.fcr
         return _TRIGGER[fcr >> 6] if fcr & 1 else 1
 
+    def _poll(self) -> None:
+        self._polls += 1
+        if self._polls % _INSISTS == 0:
+            self.on_poll()
+
     def _read_data(self) -> int:
         s = self.state
         if not s.fifo:
             return 0
+        self._polls = 0
         value = s.fifo.pop(0)
         self._refill()
         self._received()

@@ -60,6 +60,7 @@ class PcMachine(Machine):
         engine.port_read = self._board.read
         engine.port_write = self._board.write
         engine.acknowledge = self._acknowledge
+        self._board.com1.on_poll = self.polled
         engine.set_cpuid(cpuid_table())
         if host_clock is not None:
             self._follow_host(host_clock)
