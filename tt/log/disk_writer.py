@@ -14,10 +14,12 @@ from typing import Any, Self
 from tt.errors import BadInput, TTError
 from tt.log.bookmarks import check_name
 from tt.log.connection import database
-from tt.log.disk_rows import BlobStore, ChangeKind, put_write
+from tt.log.disk_rows import BlobStore, ChangeKind, NewWrite, put_writes
 from tt.log.reader import Trace
 from tt.log.schema import row_crc
 from tt.log.writer import TraceWriter
+
+_BUFFERED_BYTES = 4 << 20
 
 DISK_ONLY = "disk"
 """The `machine` of a trace that holds the history of a disk and no machine."""
@@ -42,6 +44,8 @@ class DiskWriter:
                 trace.disk_log.entry(self.count).host_ns if self.count > trace.squashed_before else 0
             )
         self._uncommitted = False
+        self._waiting: list[NewWrite] = []  # not in SQLite yet
+        self._waiting_bytes = 0
         with self._guard():
             self._db = database(self.path)
             self._db.execute("PRAGMA busy_timeout = 10000")
@@ -64,14 +68,15 @@ class DiskWriter:
 
         The host's clock may step back; the history's does not.
         """
-        with self._guard():
-            self._begin()
-            self.count += 1
-            self._host_ns = max(self._host_ns, host_ns)
-            put_write(
-                self._db, self._blobs.put, self.count, -1, self.count, self._host_ns, disk, kind, lba,
-                sectors, data,
-            )  # fmt: skip
+        self.count += 1
+        self._host_ns = max(self._host_ns, host_ns)
+        self._waiting.append(
+            NewWrite(self.count, -1, self.count, self._host_ns, disk, kind, lba, sectors, data)
+        )
+        self._waiting_bytes += len(data) + 100
+        if self._waiting_bytes > _BUFFERED_BYTES:
+            with self._guard():
+                self._put_waiting()
         return self.count
 
     def bookmark(self, name: str) -> None:
@@ -97,6 +102,7 @@ class DiskWriter:
     def commit(self, sealed: bool = False, reason: str = "") -> None:
         """Make everything so far safe."""
         with self._guard():
+            self._put_waiting()
             if not self._uncommitted and not sealed:
                 return
             self._begin()
@@ -135,6 +141,13 @@ class DiskWriter:
         self.close()
 
     # ---- inside
+
+    def _put_waiting(self) -> None:
+        if self._waiting:
+            self._begin()
+            put_writes(self._db, self._blobs, self._waiting)
+            self._waiting.clear()
+            self._waiting_bytes = 0
 
     def _begin(self) -> None:
         if not self._uncommitted:

@@ -32,7 +32,7 @@ from tt.log import chunks
 from tt.log.blobs import MAX_BLOB, contents_digest
 from tt.log.checkpoints import CheckpointWriter
 from tt.log.connection import database
-from tt.log.disk_rows import BlobStore, ChangeKind, put_write
+from tt.log.disk_rows import BlobStore, ChangeKind, NewWrite, put_writes
 from tt.log.schema import MAGIC, MAX_DIGEST, PIECE, TABLES, VERSION, Column, row_crc
 from tt.log.sectors import SECTOR
 
@@ -260,12 +260,19 @@ class TraceWriter:
         self._events.clear()
 
     def _put_disk_writes(self) -> None:
-        for number, host_ns, digest, event in self._written:
-            self._disk_write_count += 1
-            put_write(
-                self._db, self._blobs.put, self._disk_write_count, number, event.tick, host_ns, event.unit,
-                ChangeKind.DATA, event.value, len(event.data) // SECTOR, event.data, digest,
-            )  # fmt: skip
+        first = self._disk_write_count + 1
+        put_writes(
+            self._db,
+            self._blobs,
+            (
+                NewWrite(
+                    count, number, event.tick, host_ns, event.unit, ChangeKind.DATA, event.value,
+                    len(event.data) // SECTOR, event.data, digest,
+                )
+                for count, (number, host_ns, digest, event) in enumerate(self._written, first)
+            ),
+        )  # fmt: skip
+        self._disk_write_count += len(self._written)
         self._written.clear()
         self._written_bytes = 0
 

@@ -76,12 +76,18 @@ class BaseImage:
 
 
 class OverlayDisk:
-    """Writes kept in memory, in 4 KB blocks, over a base that is never touched."""
+    """Writes kept in memory, in 4 KB blocks, over a base that is never touched.
+
+    Blocks are hashed when a digest is asked for, not when they are written: what is written ten times in
+    between is hashed once, and a guest does not wait for it.
+    """
 
     def __init__(self, base: Base) -> None:
         self.sectors = base.sectors
         self.blocks: dict[int, bytes] = {}
-        self._digest = 0
+        self._digest = 0  # of the blocks as they were when it was asked for last
+        self._hashes: dict[int, int] = {}  # what blocks add to it, as far as that is known
+        self._changed: set[int] = set()  # since then
         self._base = base
 
     def twin(self) -> OverlayDisk:
@@ -108,37 +114,44 @@ class OverlayDisk:
         if rest:
             raise ValueError(f"disk write of {len(data)} bytes: not whole sectors")
         self._check(lba, count)
-        position = 0
-        while position < len(data):
+        view = memoryview(data)
+        position, size = 0, len(data)
+        while position < size:
             sector = lba + position // SECTOR
             block, within = sector // _SECTORS_PER_BLOCK, sector % _SECTORS_PER_BLOCK * SECTOR
-            piece = data[position : position + BLOCK - within]
+            piece = bytes(view[position : position + BLOCK - within])
+            position += len(piece)
             if len(piece) < BLOCK:
                 old = self._block(block)
-                piece_full = old[:within] + piece + old[within + len(piece) :]
-            else:
-                piece_full = bytes(piece)
-            old_full = self.blocks.get(block)
-            if old_full is not None:
-                self._digest -= block_hash(block, old_full)
-            self._digest += block_hash(block, piece_full)
-            self.blocks[block] = piece_full
-            position += len(piece)
+                piece = old[:within] + piece + old[within + len(piece) :]
+            if block not in self._changed:
+                if block in self.blocks and block not in self._hashes:
+                    self._hashes[block] = block_hash(block, self.blocks[block])
+                self._changed.add(block)
+            self.blocks[block] = piece
 
     def flush(self) -> None:
         """Do nothing: the board tells the door, and whoever records makes it durable."""
 
     def digest(self) -> bytes:
-        """Return a 16-byte digest of what was written: a sum over blocks, kept as they change."""
+        """Return a 16-byte digest of what was written: a sum over blocks, brought up to date here."""
+        for block in self._changed:
+            added = block_hash(block, self.blocks[block])
+            self._digest += added - self._hashes.get(block, 0)
+            self._hashes[block] = added
+        self._changed.clear()
         return (self._digest % (1 << 128)).to_bytes(16, "little")
 
     def snapshot(self) -> tuple[dict[int, bytes], int]:
         """Return a copy of what was written."""
+        self.digest()
         return dict(self.blocks), self._digest
 
     def restore(self, saved: tuple[dict[int, bytes], int]) -> None:
         """Go back to a snapshot."""
         self.blocks, self._digest = dict(saved[0]), saved[1]
+        self._hashes.clear()
+        self._changed.clear()
 
     def _has(self, block: int) -> bool:
         return block in self.blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import time
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from tt.chronus.store.squash import copy_from, squash
 from tt.cli.chronus.main import main
 from tt.cli.main import main as tt_main
 from tt.errors import BadInput, TTError, UsageError
-from tt.log.disk_rows import LEVEL_SHIFT, levels_of, runs
+from tt.log.disk_rows import LEVEL_SHIFT, ChangeKind, levels_of, runs
 from tt.log.disk_writer import DiskWriter
-from tt.log.schema import VERSION, probe
+from tt.log.schema import VERSION, probe, row_crc
+from tt.vmm.disk import OverlayDisk, block_hash
 
 
 @pytest.fixture(scope="module")
@@ -262,3 +264,50 @@ def test_the_hosts_clock_may_step_back(tmp_path: Path) -> None:
     with History.open(tmp_path / "disk.tt") as history:
         assert [write.host_ns for write in history.writes()] == [100, 100, 200]
         assert history.instant_at_host_ns(150) == 2
+
+
+def test_rows_that_are_put_together_are_rows_of_the_format(tmp_path: Path) -> None:
+    create(tmp_path / "disk.tt", None, 1 << 24)
+    writes = [(ChangeKind.DATA, 0, 8), (ChangeKind.DATA, 3, 21), (ChangeKind.ZEROES, 5, 4000)]
+    writes += [(ChangeKind.DISCARD, 0, 1 << 15), (ChangeKind.DATA, 7, 1), (ChangeKind.DATA, 0, 0)]
+    with DiskWriter(tmp_path / "disk.tt") as writer:
+        for number, (kind, lba, sectors) in enumerate(writes):
+            data = random.Random(number).randbytes(sectors * 512) if kind is ChangeKind.DATA else b""
+            writer.add(0, kind, lba, sectors, data, 10**18 + number)
+        writer.seal("done")
+    db = sqlite3.connect(tmp_path / "disk.tt")
+    for table, columns in (("disk_writes", 10), ("disk_blocks", 6), ("blobs", 4)):
+        rows = db.execute(f"SELECT * FROM {table}").fetchall()
+        assert rows and all(len(row) == columns for row in rows)
+        for *row, crc in rows:
+            assert row_crc(table, *row) == crc, table
+    db.close()
+
+
+def test_the_digest_of_a_disk_is_the_sum_over_what_was_written() -> None:
+    class Zeros:
+        sectors = 64 * 8
+
+        def read(self, lba: int, count: int) -> bytes:
+            return bytes(count * 512)
+
+    chance = random.Random(5)
+    disk, other = OverlayDisk(Zeros()), OverlayDisk(Zeros())
+    saved = disk.snapshot()
+    for step in range(300):
+        lba = chance.randrange(500)
+        data = chance.randbytes(512 * chance.randrange(0, min(24, 513 - lba)))
+        disk.write(lba, data)
+        if step % 7 == 0:  # whenever it is asked for
+            expected = sum(block_hash(block, held) for block, held in disk.blocks.items())
+            assert disk.digest() == (expected % (1 << 128)).to_bytes(16, "little")
+        if step == 150:
+            saved = disk.snapshot()
+            disk.restore(saved)
+        other.write(lba, data)
+    assert disk.digest() == other.digest()
+    disk.restore(saved)
+    assert disk.digest() == (saved[1] % (1 << 128)).to_bytes(16, "little")
+    for block, held in other.blocks.items():
+        disk.write(block * 8, held)
+    assert disk.digest() == other.digest()
