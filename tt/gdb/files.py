@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from tt.gdb.packets import MAX_PACKET, escape, parse_hex
+from tt.gdb.packets import MAX_PACKET, escape, parse_bytes, parse_hex
 
 _ENOENT, _EBADF, _EMFILE, _EROFS = 2, 9, 24, 30
 _READ_ONLY_FILE = 0o100444
@@ -27,14 +27,14 @@ class Files:
     _open: dict[int, bytes] = field(default_factory=dict)
 
     def answer(self, rest: bytes) -> bytes:
-        """Return the answer to `vFile:` and `rest`; raises `ValueError` for what makes no sense."""
+        """Return the answer to `vFile:` and `rest`; raises `BadPacket` for what makes no sense."""
         operation, _, arguments = rest.partition(b":")
         words = arguments.split(b",")
         match operation, len(words):
             case b"setfs", 1:
                 return b"F0"
             case b"open", 3:
-                return self._open_file(bytes.fromhex(words[0].decode("ascii")), parse_hex(words[1]))
+                return self._open_file(parse_bytes(words[0]), parse_hex(words[1]))
             case b"close", 1:
                 return b"F0" if self._open.pop(parse_hex(words[0]), None) is not None else _error(_EBADF)
             case b"pread", 3:

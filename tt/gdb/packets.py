@@ -125,24 +125,43 @@ class Decoder:
         self._too_long = False
 
 
+class BadPacket(Exception):
+    """A packet does not say what its kind of packet must say."""
+
+
 def _hex_digit(byte: int) -> int:
     """Return a digit's value, -1 if it is none."""
     return b"0123456789abcdef".find(bytes((byte,)).lower())
 
 
 def parse_hex(text: bytes, most: int = 1 << 64) -> int:
-    """Return the number that hex digits mean; raises `ValueError` for anything else, or `most` and above."""
+    """Return the number that hex digits mean; raises `BadPacket` for anything else, or `most` and above."""
     if not text or len(text) > 32 or any(_hex_digit(byte) < 0 for byte in text):
-        raise ValueError(f"{text[:32]!r} is no hexadecimal number")
+        raise BadPacket(f"{text[:32]!r} is no hexadecimal number")
     value = int(text, 16)
     if value >= most:
-        raise ValueError(f"{value:#x} is too large")
+        raise BadPacket(f"{value:#x} is too large")
     return value
 
 
 def parse_pair(text: bytes) -> tuple[int, int]:
-    """Return ADDR and SIZE of `ADDR,SIZE`; raises `ValueError`."""
+    """Return ADDR and SIZE of `ADDR,SIZE`; raises `BadPacket`."""
     addr, comma, size = text.partition(b",")
     if not comma:
-        raise ValueError(f"{text[:32]!r} is not ADDR,SIZE")
+        raise BadPacket(f"{text[:32]!r} is not ADDR,SIZE")
     return parse_hex(addr), parse_hex(size)
+
+
+def parse_bytes(text: bytes) -> bytes:
+    """Return the bytes that pairs of hex digits mean; raises `BadPacket`."""
+    if len(text) % 2 or any(_hex_digit(byte) < 0 for byte in text):
+        raise BadPacket(f"{text[:32]!r} is not bytes in hexadecimal")
+    return bytes.fromhex(text.decode("ascii"))
+
+
+def parse_text(text: bytes) -> str:
+    """Return the text that is sent as bytes in hexadecimal; raises `BadPacket`."""
+    try:
+        return parse_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise BadPacket(f"{text[:32]!r} is not a text in UTF-8") from None

@@ -14,7 +14,7 @@ from tt.gdb.files import Files
 from tt.gdb.link import Link
 from tt.gdb.monitor import Monitor
 from tt.gdb.motion import SIGINT, Halt, Motion
-from tt.gdb.packets import MAX_PACKET, escape, parse_hex, parse_pair
+from tt.gdb.packets import MAX_PACKET, BadPacket, escape, parse_hex, parse_pair, parse_text
 from tt.gdb.target import target_of
 from tt.travel import Timeline
 
@@ -142,7 +142,7 @@ class Session:
             return b""
         try:
             return ask(payload[len(name) :])
-        except ValueError:
+        except BadPacket:
             return _BAD_REQUEST
 
     # ---- what the target is
@@ -281,7 +281,7 @@ class Session:
 
     def _run(self, rest: bytes) -> Answer:
         """Answer `vRun;FILE;ARGUMENT`: gdb's `run POS` goes there, `run` to the recording's beginning."""
-        words = [bytes.fromhex(word.decode("ascii")).decode() for word in rest.removeprefix(b";").split(b";")]
+        words = [parse_text(word) for word in rest.removeprefix(b";").split(b";")]
         where = " ".join(word for word in words[1:] if word) or "start"
         try:
             tick = self._motion.resolve(where)
@@ -335,7 +335,7 @@ class Session:
     # ---- the rest
 
     def _command(self, rest: bytes) -> Answer:
-        text = bytes.fromhex(rest.decode("ascii")).decode()
+        text = parse_text(rest)
         self._tell_notes()
         for line in self._monitor.run(text):
             data = f"{line}\n".encode()
@@ -363,7 +363,7 @@ def _point(rest: bytes) -> tuple[int, int, int]:
     """Return the kind, address and size in `Z` and `z` packets; conditions and commands are not offered."""
     kind, comma, place = rest.partition(b",")
     if not comma:
-        raise ValueError("no address")
+        raise BadPacket("no address")
     addr, size = parse_pair(place.partition(b";")[0])
     return parse_hex(kind, 256), addr, size
 

@@ -190,13 +190,13 @@ class Session:
 
     def value(self, text: str) -> int | bytes:
         """Return the number or the text that an expression is; raises `UsageError`."""
-        from tt.travel.expressions import evaluate_any
+        from tt.travel.expressions import UnknownName, evaluate_any
 
         try:
             return evaluate_any(text, self.place, self.symbols)
-        except UsageError as e:
-            # A name may be one that is known only later in the recording.
-            if "there is no symbol" not in str(e) or not self.symbols.look_further():
+        except UnknownName:
+            # It may be one that is known only later in the recording.
+            if not self.symbols.look_further():
                 raise
             return evaluate_any(text, self.place, self.symbols)
 

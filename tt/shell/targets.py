@@ -68,11 +68,11 @@ def _size_of(name: str) -> int:
 
 def compiled(session: Session, text: str) -> Any:
     """Return a compiled condition, names of later in the recording too; raises `UsageError`."""
-    from tt.travel.expressions import compile_condition
+    from tt.travel.expressions import UnknownName, compile_condition
 
     try:
         return compile_condition(text, session.symbols)
-    except UsageError:
+    except UnknownName:
         if not session.symbols.look_further():
             raise
         return compile_condition(text, session.symbols)

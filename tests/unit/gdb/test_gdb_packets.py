@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tt.gdb.packets import (
     MAX_PACKET,
     Ack,
+    BadPacket,
     Decoder,
     Interrupt,
     Packet,
@@ -84,7 +85,7 @@ def test_numbers() -> None:
     assert parse_hex(b"fF") == 255
     assert parse_pair(b"ffff8000,10") == (0xFFFF8000, 16)
     for bad in (b"", b"-1", b"+1", b"0x10", b"1_0", b" 1", b"g", b"1" * 40, b"1" + b"0" * 16):
-        with pytest.raises(ValueError):
+        with pytest.raises(BadPacket):
             parse_hex(bad)
-    with pytest.raises(ValueError):
+    with pytest.raises(BadPacket):
         parse_pair(b"10")

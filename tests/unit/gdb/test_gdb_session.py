@@ -480,3 +480,17 @@ def test_random_walk_changes_nothing(timeline: Timeline) -> None:
     for tick in chance.sample(sorted(digests), min(10, len(digests))):
         fresh.seek(tick)
         assert fresh.digest() == digests[tick]
+
+
+def test_a_fault_of_ours_is_not_taken_for_a_bad_packet(
+    gdb: Client, timeline: Timeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(addr: int, size: int) -> bytes:
+        raise ValueError("a fault of the server")
+
+    monkeypatch.setattr(gdb.session._motion, "read", broken)
+    with pytest.raises(ValueError, match="a fault of the server"):
+        gdb.session.answer(b"m1000,10")
+    assert gdb.session.answer(b"m1000,zz") == b"E01"
+    assert gdb.session.answer(b"qRcmd,0g") == b"E01"
+    assert gdb.session.answer(b"qRcmd,ff") == b"E01"

@@ -29,7 +29,7 @@ from tt.errors import UsageError
 from tt.travel.expressions.console_text import ConsoleText, ExactConsole, recorded_console
 from tt.travel.expressions.parser import Names, Parser, Place, check_truth
 from tt.travel.expressions.registers import REGISTER_NAMES
-from tt.travel.expressions.tokens import ExpressionError
+from tt.travel.expressions.tokens import ExpressionError, UnknownName
 from tt.travel.expressions.values import TEXT, NoValue, View
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ __all__ = [
     "Condition",
     "Expression",
     "ExpressionError",
+    "UnknownName",
     "Names",
     "NoValue",
     "Place",

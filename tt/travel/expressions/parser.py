@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, cast
 
 from tt.travel.expressions.registers import BARE_WORDS, register
-from tt.travel.expressions.tokens import ExpressionError, Token, number, tokens, unescape
+from tt.travel.expressions.tokens import ExpressionError, Token, UnknownName, number, tokens, unescape
 from tt.travel.expressions.values import (
     INTEGERS,
     MASK,
@@ -422,7 +422,8 @@ class Parser:
         if found is None:
             known = " (no symbols are known)" if self.symbols is None else ""
             what = "symbol or register" if registers else "symbol"
-            raise self._error(f"there is no {what} {name!r}{known}", token)
+            message = f"there is no {what} {name!r}{known}"
+            raise UnknownName(message, self.text, token.column)
         return self._state(found)
 
 

@@ -41,6 +41,10 @@ class ExpressionError(UsageError):
         super().__init__(f"{message}: column {column} of {shown!r}")
 
 
+class UnknownName(ExpressionError):
+    """A name in an expression is that of no symbol, nor anything else."""
+
+
 @dataclass(frozen=True)
 class Token:
     """A piece of an expression: `kind` is a group of the pattern above; `column` counts from 1."""
