@@ -14,7 +14,7 @@ from tt.errors import TTError, UsageError
 from tt.log import Trace
 from tt.replay import Replay
 from tt.travel import Timeline, search
-from tt.travel.sources import Source
+from tt.travel.sources import Origin
 from tt.travel.stops import Arrival, Breakpoint, Catchpoint, StopPoint, Watchpoint
 from tt.travel.writes import Write
 from tt.vmm.linear import linear_pc
@@ -242,7 +242,7 @@ class Walker:
         addr = self._address(physical)
         self._note(f"last_write {addr:#x} physical={physical}")
         try:
-            found: Write | Source | None = timeline.last_write(addr, 8, physical=physical)
+            found: Write | Origin | None = timeline.last_write(addr, 8, physical=physical)
         except UsageError:
             assert timeline.tick == before
             return

@@ -10,7 +10,7 @@ import pytest
 from tt.log import Trace
 from tt.recording import record
 from tt.travel import Timeline
-from tt.travel.sources import Source
+from tt.travel.sources import Origin
 from tt.travel.writes import Write
 from tt.vmm.configure import configure
 
@@ -60,7 +60,7 @@ def test_a_value_is_followed_to_where_it_was_born(timeline: Timeline) -> None:
     written = timeline.last_write(0xC0180008, 4)
     assert written is not None
     assert struct.unpack("<I", written.new) == (0x1234,)
-    found: Write | Source | None = written
+    found: Write | Origin | None = written
     chain = []
     while found is not None:
         source = timeline.source_of(found) if isinstance(found, Write) else found

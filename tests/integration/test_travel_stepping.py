@@ -14,7 +14,7 @@ from tt.log import Trace
 from tt.travel import Timeline
 from tt.travel.code import here
 from tt.travel.returns import find_return, successors
-from tt.travel.sources import Input, Source
+from tt.travel.sources import Input, Origin
 from tt.travel.stepping import advance, step
 from tt.travel.stops import Breakpoint, Watchpoint
 from tt.travel.writes import Write
@@ -184,7 +184,7 @@ def test_at_the_ends(timeline: Timeline, trace: Trace) -> None:
 def test_a_value_is_followed_back(timeline: Timeline) -> None:
     """From a saved register to the register, to what set it, each link checked against the states."""
     timeline.seek(LAST)
-    found: Write | Source | None = timeline.last_write(timeline.registers()["rsp"], 8)
+    found: Write | Origin | None = timeline.last_write(timeline.registers()["rsp"], 8)
     links = 0
     while found is not None and links < 8:
         if isinstance(found, Write):
@@ -217,5 +217,5 @@ def test_what_a_device_wrote_has_no_inputs(timeline: Timeline) -> None:
 def test_words() -> None:
     assert str(Input("register", 5, "rax")) == "rax = 0x5"
     assert str(Input("memory", None, addr=0x10, size=4)) == "4 bytes at 0x10 = ?"
-    source = Source(9, 0x1000, "push 7", "copied", (Input("immediate", 7),))
+    source = Origin(9, 0x1000, "push 7", "copied", (Input("immediate", 7),))
     assert str(source) == "copied from 0x7 by push 7 (0x1000) at tick 9"

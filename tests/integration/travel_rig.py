@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from capstone import CS_AC_READ, CS_AC_WRITE, x86_const
 
 from tt.travel import Timeline
-from tt.travel.addresses import State, memory_address
+from tt.travel.addresses import CpuBefore, memory_address
 from tt.travel.code import here
 from tt.travel.stops import Arrival
 
@@ -56,7 +56,7 @@ def follow(timeline: Timeline, first: int, last: int, digest_every: int = 1000) 
         if code is not None and not done and not code.text.startswith(_NO_ACCESS):
             for operand in code.raw.operands:
                 if operand.type == x86_const.X86_OP_MEM:
-                    addr = memory_address(code, operand, State(timeline.machine.engine))
+                    addr = memory_address(code, operand, CpuBefore(timeline.machine.engine))
                     kinds = {CS_AC_READ: "r", CS_AC_WRITE: "w"}
                     accesses += [(addr, operand.size, kinds[k]) for k in kinds if operand.access & k]
             if code.raw.id in _PUSHES:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from symbols_rig import LAYOUTS, LONG, TEXT64, Memory, around, kallsyms, orc_entry, orc_tables, rows_of
 
-from tt.symbols import Source, Symbol, SymbolTable, for_timeline, guest, walk
+from tt.symbols import Symbol, SymbolSet, SymbolTable, for_timeline, guest, walk
 from tt.symbols.btf import struct_offsets
 from tt.symbols.modules import update
 from tt.symbols.orc import SP
@@ -68,7 +68,7 @@ def put_module(memory: Memory, addr: int, name: str, symbols: Sequence[tuple[str
     memory.put(addr + 0x200, struct.pack("<QQQ", len(ips) // 4, addr + 0x900, addr + 0xA00))
 
 
-def world() -> tuple[Memory, Source]:
+def world() -> tuple[Memory, SymbolSet]:
     """Return a kernel with two modules loaded, each with code in the page before it."""
     memory = Memory()
     blob = btf(FIELDS)
@@ -78,7 +78,7 @@ def world() -> tuple[Memory, Source]:
     put_module(memory, two, "virtio_blk", [("queue", two - 0x1000)], HEAD)
     memory.put(HEAD, struct.pack("<QQ", one + 8, two + 8))
     rows = [("modules", HEAD), ("__start_BTF", BTF), ("__stop_BTF", BTF + len(blob)), ("_text", TEXT64)]
-    return memory, Source.sort("kallsyms", 10, [Symbol(addr, 0, name, "D") for name, addr in rows])
+    return memory, SymbolSet.sort("kallsyms", 10, [Symbol(addr, 0, name, "D") for name, addr in rows])
 
 
 @pytest.mark.parametrize("flag", [0, 1])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tt.errors import BadInput
-from tt.symbols import Source, Symbol, SymbolTable, walk
+from tt.symbols import Symbol, SymbolSet, SymbolTable, walk
 from tt.symbols.table import parse_system_map
 
 PROGRAM = """
@@ -26,8 +26,8 @@ PROGRAM = """
 FLAGS = ["-O1", "-g", "-nostdlib", "-ffreestanding", "-fno-omit-frame-pointer", "-Wl,--build-id=none"]
 
 
-def source(*symbols: tuple[int, int, str], label: str = "x", priority: int = 0, kind: str = "T") -> Source:
-    return Source.sort(label, priority, [Symbol(addr, size, name, kind) for addr, size, name in symbols])
+def source(*symbols: tuple[int, int, str], label: str = "x", priority: int = 0, kind: str = "T") -> SymbolSet:
+    return SymbolSet.sort(label, priority, [Symbol(addr, size, name, kind) for addr, size, name in symbols])
 
 
 @pytest.fixture(scope="module")

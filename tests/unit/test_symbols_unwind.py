@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from symbols_rig import LONG, PROTECTED, TEXT32, TEXT64, Memory, orc_entry, orc_tables
 
-from tt.symbols import Source, Stack, Symbol, SymbolTable, unwind, walk
+from tt.symbols import Stack, Symbol, SymbolSet, SymbolTable, unwind, walk
 from tt.symbols.orc import BP, BP_INDIRECT, PREV_SP, R10, SP, SP_INDIRECT
 
 USER = {**LONG, "cs": 0x33}
@@ -32,7 +32,7 @@ def words(*values: int, width: int = 8) -> bytes:
 def symbols(text: int, *more: tuple[str, int]) -> SymbolTable:
     rows = [Symbol(text + FUNCTION * n, 0, name, "t") for n, name in enumerate(NAMES)]
     rows += [Symbol(addr, 0, name, "R") for name, addr in more]
-    return SymbolTable([Source.sort("made", 0, rows)])
+    return SymbolTable([SymbolSet.sort("made", 0, rows)])
 
 
 def back(text: int, number: int) -> int:
@@ -143,7 +143,7 @@ def test_a_kernel_with_frame_pointers_crosses_an_interrupt(width: int) -> None:
     memory.put(top + 0x800, words(0, back(text, 5), width=width))
     registers = {**(LONG if width == 8 else PROTECTED), "rip": text + 4, "rsp": top, "rbp": top}
     table = SymbolTable(
-        [Source.sort("made", 0, [*symbols(text), Symbol(text + 0x500, 0, "ret_from_fork", "T")])]
+        [SymbolSet.sort("made", 0, [*symbols(text), Symbol(text + 0x500, 0, "ret_from_fork", "T")])]
     )
     stack = walk(registers, memory.read, table)
     assert names(stack) == ["first+0x4", "second+0x25", "third+0x8", "thread_start+0x25"]
@@ -236,7 +236,7 @@ def test_stacks_in_registers_and_behind_frame_pointers() -> None:
 
 def test_in_a_retpoline_the_caller_is_on_top_of_the_stack() -> None:
     memory, table = kernel([(n, orc_entry(0, 0, 0, 0, OLD["end"])) for n in range(6)], OLD)
-    table.add(Source.sort("more", 9, [Symbol(TEXT64, 0x20, "__x86_indirect_thunk_array", "T")]))
+    table.add(SymbolSet.sort("more", 9, [Symbol(TEXT64, 0x20, "__x86_indirect_thunk_array", "T")]))
     for above in ([], [TEXT64 + 5], [TEXT64 + FUNCTION]):
         memory.put(KSTACK, words(*above, back(TEXT64, 2)))
         assert names(walk({**LONG, "rip": TEXT64, "rsp": KSTACK}, memory.read, table)) == [
@@ -246,14 +246,14 @@ def test_in_a_retpoline_the_caller_is_on_top_of_the_stack() -> None:
 
 def test_at_the_first_step_of_a_system_call_the_program_is_in_rcx() -> None:
     memory, table = kernel([(n, orc_entry(0, 0, 0, 0, OLD["end"])) for n in range(6)], OLD)
-    table.add(Source.sort("more", 9, [Symbol(TEXT64, 0x20, "entry_SYSCALL_64", "T")]))
+    table.add(SymbolSet.sort("more", 9, [Symbol(TEXT64, 0x20, "entry_SYSCALL_64", "T")]))
     stack = walk({**LONG, "rip": TEXT64, "rsp": STACK, "rcx": CODE}, memory.read, table)
     assert [frame.pc for frame in stack.frames] == [TEXT64, CODE]
 
 
 def test_while_a_system_call_saves_registers_the_program_is_at_the_top_of_the_stack() -> None:
     memory, table = kernel([(n, orc_entry(0, 0, 0, 0, OLD["end"])) for n in range(6)], OLD)
-    table.add(Source.sort("more", 9, [Symbol(TEXT64, 0x90, "entry_SYSCALL_64_after_hwframe", "T")]))
+    table.add(SymbolSet.sort("more", 9, [Symbol(TEXT64, 0x90, "entry_SYSCALL_64_after_hwframe", "T")]))
     memory.put(KSTACK + 0x4000 - 40, words(CODE, 0x33, 0x202, STACK, 0x2B))
     stack = walk({**LONG, "rip": TEXT64 + 0x17, "rsp": KSTACK + 0x3F60}, memory.read, table)
     assert [(frame.pc, frame.sp) for frame in stack.frames] == [

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from tt.cli.parser import Subparsers
     from tt.symbols import SymbolTable
     from tt.travel import Timeline
-    from tt.travel.bisect import Cause, Change, Predicate, Probe, Transitions, Verdict
-    from tt.travel.expressions import Place
+    from tt.travel.bisect import BisectResult, Cause, Change, JudgedTick, Predicate, Transitions
+    from tt.travel.expressions import MemoryRange
 
-    Places = tuple[Place, ...] | None
+    Places = tuple[MemoryRange, ...] | None
 
 _LOOKS, _LOOKS_OF_COMMANDS = 1000, 50  # of --all, without --every
 
@@ -135,7 +135,7 @@ def _one(
     checks: int | None,
     answer: _Answer,
     tell: _Telling,
-) -> Verdict:
+) -> BisectResult:
     from tt.travel.bisect import CHECKS, bisect
 
     if checks is None:
@@ -276,7 +276,7 @@ class _Telling:
             flush=True,
         )
 
-    def probe(self, probe: Probe) -> None:
+    def probe(self, probe: JudgedTick) -> None:
         """Tell of a look."""
         self._left = f": {format_count(probe.left, 'probe')} left (roughly)"
         if self._verbose:
@@ -318,7 +318,7 @@ class _Answer:
             bad: f"{self._what if self.by_expression else 'it'} {word}" for bad, word in self._words.items()
         }
 
-    def verdict(self, verdict: Verdict, tell: _Telling) -> int:
+    def verdict(self, verdict: BisectResult, tell: _Telling) -> int:
         """Print a verdict; return the exit code."""
         found = verdict.tick is not None
         facts, lines = self._moment(verdict.latest) if found else ({}, [])
@@ -403,7 +403,7 @@ class _Answer:
         when = format_ns(facts["guest_ns"])
         return [format_tick(change.latest), when, self._words[change.bad] + hidden, by]
 
-    def _contradictions(self, verdict: Verdict) -> Iterator[str]:
+    def _contradictions(self, verdict: BisectResult) -> Iterator[str]:
         if verdict.monotonic:
             return
         one = verdict.contradictions[0]
@@ -443,7 +443,7 @@ def _state(bad: bool | None) -> str:
     return "skipped" if bad is None else "bad" if bad else "good"
 
 
-def _probe(probe: Probe) -> dict[str, Any]:
+def _probe(probe: JudgedTick) -> dict[str, Any]:
     return {"tick": probe.tick, "is": _state(probe.bad)}
 
 

@@ -22,7 +22,7 @@ from tt.vmm.linear import linear_pc, readable
 
 if TYPE_CHECKING:
     from tt.shell.live import Live
-    from tt.travel.sources import Source
+    from tt.travel.sources import Origin
     from tt.vmm.machine import Machine
 
 _LONGEST_LINE = 10_000  # characters
@@ -63,7 +63,7 @@ class Screen:
 
 
 @dataclass
-class _Place:
+class _Outer:
     """A timeline one came from, to go back to."""
 
     timeline: Timeline
@@ -86,12 +86,12 @@ class Session:
         self.live: Live | None = None
         self.displays: list[Display] = []
         self.previous: int | None = None  # where one was before the last motion
-        self.source: Source | None = None  # what `origin` asks on about
+        self.source: Origin | None = None  # what `origin` asks on about
         self.ended = False
         self.again: Call | None = None  # what an empty line does
         self._interrupted = False
         self._waiting = False
-        self._parents: list[_Place] = []
+        self._parents: list[_Outer] = []
         self._symbols: Symbols | None = None
         self.name = ""
         self.timeline = Timeline(trace, bases, progress=self.heed)
@@ -307,7 +307,7 @@ class Session:
 
     def enter(self, timeline: Timeline, name: str) -> None:
         """Go to another timeline; `leave` comes back."""
-        self._parents.append(_Place(self.timeline, self.name))
+        self._parents.append(_Outer(self.timeline, self.name))
         self.timeline, self.name = timeline, name
         self.previous = None
 

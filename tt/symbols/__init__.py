@@ -2,12 +2,12 @@
 
 from tt.symbols.guest import for_timeline, of_machine
 from tt.symbols.symbol import Symbol
-from tt.symbols.table import Source, SymbolTable
+from tt.symbols.table import SymbolSet, SymbolTable
 from tt.symbols.unwind import Frame, Stack, unwind, walk
 
 __all__ = [
     "Frame",
-    "Source",
+    "SymbolSet",
     "Stack",
     "Symbol",
     "SymbolTable",

@@ -13,7 +13,7 @@ from elftools.elf.elffile import ELFFile
 from tt.errors import BadInput, TTError
 from tt.log import Trace
 from tt.symbols import kallsyms, modules
-from tt.symbols.table import Source, SymbolTable
+from tt.symbols.table import SymbolSet, SymbolTable
 
 Registers = dict[str, int]
 Read = Callable[[int, int], bytes]
@@ -32,11 +32,11 @@ _SPLITS32 = (0xC000_0000, 0xB000_0000, 0x8000_0000, 0x7800_0000, 0x4000_0000)  #
 _GATES = (14, 0, 3, 32)  # page fault, divide error, breakpoint, the first interrupt
 _MOST_KNOWN = 8
 
-_known: dict[tuple[int, int], tuple[bytes, Source]] = {}
+_known: dict[tuple[int, int], tuple[bytes, SymbolSet]] = {}
 """The kallsyms seen last: (addr, size) to (digest of the bytes, symbols)."""
 
 
-class Place(Protocol):
+class Standing(Protocol):
     """What of a `Timeline` is needed here."""
 
     @property
@@ -85,7 +85,7 @@ def of_machine(registers: Registers, read: Read) -> SymbolTable:
     )
 
 
-def _with_modules(kernel: Source, read: Read) -> SymbolTable:
+def _with_modules(kernel: SymbolSet, read: Read) -> SymbolTable:
     table = SymbolTable([kernel])
     modules.update(table, kernel, read)
     return table
@@ -169,7 +169,7 @@ def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _remember(addr: int, data: bytes, source: Source) -> None:
+def _remember(addr: int, data: bytes, source: SymbolSet) -> None:
     _known[addr, len(data)] = _digest(data), source
     while len(_known) > _MOST_KNOWN:
         del _known[next(iter(_known))]
@@ -184,7 +184,7 @@ class _Known:
     def __init__(self, trace: Trace) -> None:
         self.table = SymbolTable()
         self.is_linux = False
-        self.kernel: Source | None = None
+        self.kernel: SymbolSet | None = None
         self.tried: set[int] = set()
         files = trace.files
         for name in ("guest", "kernel"):
@@ -199,7 +199,7 @@ class _Known:
 _traces: WeakKeyDictionary[Trace, _Known] = WeakKeyDictionary()
 
 
-def for_timeline(timeline: Place) -> SymbolTable:
+def for_timeline(timeline: Standing) -> SymbolTable:
     """Return the symbols of the guest of `timeline`: always the same table for one trace.
 
     They come from the guest's file, if it is an ELF file with symbols, and, for a
@@ -229,7 +229,7 @@ def for_timeline(timeline: Place) -> SymbolTable:
     return known.table
 
 
-def of_kernel_image(image: bytes) -> Source | None:
+def of_kernel_image(image: bytes) -> SymbolSet | None:
     """Return the kallsyms of a bzImage or vmlinux at the addresses it was linked for, None without any."""
     from tt.vmm.boot import linux
 

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import gt
 
-from tt.symbols.table import KALLSYMS_PRIORITY, Source, columns
+from tt.symbols.table import KALLSYMS_PRIORITY, SymbolSet, columns
 
 LABEL = "kallsyms"
 _DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
@@ -66,13 +66,13 @@ class Patience:
 class Found:
     """A kallsyms: its symbols, and the bytes it takes, from `begin` to `end` in what was searched."""
 
-    source: Source
+    source: SymbolSet
     begin: int
     end: int
 
 
 @dataclass(frozen=True)
-class Place:
+class Parts:
     """Where in the searched bytes the parts of a kallsyms are; see the module for what they are.
 
     `width` is a pointer's, 4 or 8 bytes; `names_end` is after the last name.
@@ -156,13 +156,13 @@ def _tokens(data: bytes, digits_at: int, end: int, index_at: int) -> tuple[bytes
 
 def _places(
     data: bytes, tokens_at: int, index_at: int, tokens: tuple[bytes, ...], patience: Patience
-) -> Iterator[Place]:
+) -> Iterator[Parts]:
     for markers_at, markers in _markers(data, tokens_at, patience):
         for width in (8, 4):
             place = _names_before(data, markers_at, markers, width, patience)
             if place is not None:
                 count, count_at, names_at, names_end = place
-                yield Place(width, count, count_at, names_at, names_end, tokens, tokens_at, index_at)
+                yield Parts(width, count, count_at, names_at, names_end, tokens, tokens_at, index_at)
 
 
 def _markers(data: bytes, tokens_at: int, patience: Patience) -> Iterator[tuple[int, list[int]]]:
@@ -247,7 +247,7 @@ def _walk(data: bytes, at: int, end: int, count: int) -> int | None:
     return at if at <= end else None
 
 
-def _names(data: bytes, place: Place) -> list[str]:
+def _names(data: bytes, place: Parts) -> list[str]:
     """Return all names, each with its letter before it."""
     token = place.tokens.__getitem__
     names = []
@@ -273,7 +273,7 @@ def _names(data: bytes, place: Place) -> list[str]:
 # ---- addresses
 
 
-def _addresses(data: bytes, place: Place, addr: int) -> tuple[array[int], int, int] | None:
+def _addresses(data: bytes, place: Parts, addr: int) -> tuple[array[int], int, int] | None:
     """Return (the symbols' addresses, where they begin and end), wherever this kernel keeps them."""
     width, count = place.width, place.count
     offsets_size = _up(4 * count, width)

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from tt.symbols.btf import struct_offsets
 from tt.symbols.symbol import Symbol
-from tt.symbols.table import MODULE_PRIORITY, OrcPlace, Source, SymbolTable
+from tt.symbols.table import MODULE_PRIORITY, OrcPlace, SymbolSet, SymbolTable
 
 Read = Callable[[int, int], bytes]
 
@@ -33,10 +33,10 @@ _STRUCTS = ("module", "mod_kallsyms", "mod_arch_specific")
 
 Layout = Mapping[str, Mapping[str, int]]
 
-_layouts: WeakKeyDictionary[Source, Layout] = WeakKeyDictionary()
+_layouts: WeakKeyDictionary[SymbolSet, Layout] = WeakKeyDictionary()
 
 
-def update(table: SymbolTable, kernel: Source, read: Read) -> int:
+def update(table: SymbolTable, kernel: SymbolSet, read: Read) -> int:
     """Add the modules that are loaded now and not in `table` yet; return how many.
 
     `kernel` are the kernel's own symbols.  A module that takes another's place replaces
@@ -70,7 +70,7 @@ def update(table: SymbolTable, kernel: Source, read: Read) -> int:
     return added
 
 
-def _layout(kernel: Source, read: Read) -> Layout:
+def _layout(kernel: SymbolSet, read: Read) -> Layout:
     """Return where fields are; raises `KeyError` where the kernel does not say, `IndexError` as `read`."""
     layout = _layouts.get(kernel)
     if layout is None:
@@ -93,7 +93,7 @@ def _listed(head: int, layout: Layout, read: Read) -> list[int]:
     return modules
 
 
-def _module(label: str, addr: int, layout: Layout, read: Read, loading: bool) -> Source:
+def _module(label: str, addr: int, layout: Layout, read: Read, loading: bool) -> SymbolSet:
     """Return one module's symbols, as `add_kallsyms` in kernel/module/kallsyms.c left them."""
     fields = layout["mod_kallsyms"]
     kallsyms = _word(read, addr + layout["module"]["kallsyms"])
@@ -112,7 +112,7 @@ def _module(label: str, addr: int, layout: Layout, read: Read, loading: bool) ->
         name = strings[name_at : strings.find(b"\0", name_at)].decode("utf-8", "replace")
         if name and section and not (loading and value < _SPACE):
             symbols.append(Symbol(value, 0, name, chr(letter)))
-    return replace(Source.sort(label, MODULE_PRIORITY, symbols), orc=_orc(addr, layout, read))
+    return replace(SymbolSet.sort(label, MODULE_PRIORITY, symbols), orc=_orc(addr, layout, read))
 
 
 def _orc(addr: int, layout: Layout, read: Read) -> OrcPlace | None:
@@ -125,7 +125,7 @@ def _orc(addr: int, layout: Layout, read: Read) -> OrcPlace | None:
     return OrcPlace(ips, entries, count) if count else None
 
 
-def _replace(table: SymbolTable, source: Source) -> None:
+def _replace(table: SymbolTable, source: SymbolSet) -> None:
     """Add a module's symbols, and remove those of modules that were where it is."""
     here = _range(source)
     for old in [old for old in table.sources if old.priority == MODULE_PRIORITY]:
@@ -135,7 +135,7 @@ def _replace(table: SymbolTable, source: Source) -> None:
     table.add(source)
 
 
-def _range(source: Source) -> tuple[int, int]:
+def _range(source: SymbolSet) -> tuple[int, int]:
     """Return the lowest and the highest address in the modules' space; (1, 0) without any."""
     first = bisect_left(source.addresses, _SPACE)
     return (source.addresses[first], source.addresses[-1]) if first < len(source.addresses) else (1, 0)

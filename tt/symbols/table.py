@@ -36,7 +36,7 @@ class OrcPlace(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class SymbolSet:
     """Symbols of one origin, in the order of their addresses; the four columns are as long as each other.
 
     Of several names for one address the first is shown.  `sizes` is None where no size is known:
@@ -52,7 +52,7 @@ class Source:
     orc: OrcPlace | None = None
 
     @classmethod
-    def sort(cls, label: str, priority: int, symbols: Iterable[Symbol]) -> Source:
+    def sort(cls, label: str, priority: int, symbols: Iterable[Symbol]) -> SymbolSet:
         """Make a source of symbols in any order; those with equal addresses keep theirs."""
         rows = sorted(symbols, key=lambda symbol: symbol.addr)
         return cls(
@@ -109,8 +109,8 @@ class SymbolTable:
     unsigned 64-bit.
     """
 
-    def __init__(self, sources: Iterable[Source] = ()) -> None:
-        self.sources: list[Source] = []
+    def __init__(self, sources: Iterable[SymbolSet] = ()) -> None:
+        self.sources: list[SymbolSet] = []
         self.images: list[tuple[bytes, int]] = []
         """The ELF files that were loaded, and the bias of each, for their debug information."""
         self._call_frames: CallFrames | None = None
@@ -126,7 +126,7 @@ class SymbolTable:
             sizes = repeat(0) if source.sizes is None else source.sizes
             yield from map(Symbol, source.addresses, sizes, source.names, source.kinds)
 
-    def add(self, source: Source) -> None:
+    def add(self, source: SymbolSet) -> None:
         """Add a source, in the place its priority gives it."""
         self.sources.append(source)
         # Later ones first among equals: `sort` is stable, so they have to come first already.
@@ -172,14 +172,14 @@ class SymbolTable:
         holder = self._holder(addr)
         return None if holder is None else holder[1]
 
-    def source_of(self, addr: int) -> Source | None:
+    def source_of(self, addr: int) -> SymbolSet | None:
         """Return the source that knows the symbol `addr` belongs to."""
         holder = self._holder(addr)
         return None if holder is None else holder[0]
 
-    def _holder(self, addr: int) -> tuple[Source, tuple[str, int, int]] | None:
+    def _holder(self, addr: int) -> tuple[SymbolSet, tuple[str, int, int]] | None:
         """Return who knows `addr`: of sources with equal priority, whose symbol begins nearest before it."""
-        best: tuple[Source, tuple[str, int, int]] | None = None
+        best: tuple[SymbolSet, tuple[str, int, int]] | None = None
         for source in self.sources:
             if best is not None and source.priority < best[0].priority:
                 break
@@ -223,7 +223,7 @@ class SymbolTable:
 
         data, label = (file, "an ELF file") if isinstance(file, bytes) else (_contents(file), str(file))
         symbols = elf_symbols(data, label, bias)
-        self.add(Source.sort(label, priority, symbols))
+        self.add(SymbolSet.sort(label, priority, symbols))
         self.images.append((data, bias))
         self._call_frames = None
         return len(symbols)
@@ -236,7 +236,7 @@ class SymbolTable:
         Raises `BadInput` when it is something else.
         """
         symbols = parse_system_map(_contents(path), str(path), bias)
-        self.add(Source.sort(str(path), priority, symbols))
+        self.add(SymbolSet.sort(str(path), priority, symbols))
         return len(symbols)
 
 
@@ -269,11 +269,11 @@ def is_sorted(values: Sequence[int]) -> bool:
     return all(map(le, values, values[1:]))
 
 
-def columns(label: str, priority: int, addresses: array[int], names: list[str], kinds: str) -> Source:
+def columns(label: str, priority: int, addresses: array[int], names: list[str], kinds: str) -> SymbolSet:
     """Make a source without sizes of columns in any order, cheaply where they are in order already."""
     if is_sorted(addresses):
-        return Source(label, priority, addresses, names, kinds)
-    return Source.sort(label, priority, map(Symbol, addresses, repeat(0), names, kinds))
+        return SymbolSet(label, priority, addresses, names, kinds)
+    return SymbolSet.sort(label, priority, map(Symbol, addresses, repeat(0), names, kinds))
 
 
 def _contents(path: str | os.PathLike[str]) -> bytes:

@@ -37,7 +37,7 @@ class Access:
     is_write: bool = False
 
 
-class State:
+class CpuBefore:
     """A CPU before an instruction, as far as addresses are made of it; each part is asked once."""
 
     def __init__(self, cpu: Cpu) -> None:
@@ -70,7 +70,7 @@ class State:
         return self.linear("ss", (self.registers[register] + offset) % (1 << self.stack_bits))
 
 
-def memory_address(code: Code, operand: Any, state: State) -> int:
+def memory_address(code: Code, operand: Any, state: CpuBefore) -> int:
     """Return the linear address of a memory operand, from the state before the instruction."""
     raw, parts, registers = code.raw, operand.mem, state.registers
     base = whole(raw.reg_name(parts.base)) if parts.base else ""
@@ -89,7 +89,7 @@ def memory_address(code: Code, operand: Any, state: State) -> int:
     return state.linear(segment, offset % (1 << 8 * raw.addr_size))
 
 
-def accesses(code: Code, state: State) -> list[Access]:
+def accesses(code: Code, state: CpuBefore) -> list[Access]:
     """Return what the instruction reads and writes, one step of it where it is repeated.
 
     Those of far calls and returns, of interrupts, and of ENTER with a nesting level are only
@@ -98,7 +98,7 @@ def accesses(code: Code, state: State) -> list[Access]:
     return [*_operands(code, state), *implicit(code, state)]
 
 
-def implicit(code: Code, state: State) -> list[Access]:
+def implicit(code: Code, state: CpuBefore) -> list[Access]:
     """Return the accesses that no operand names: the stack's, XLAT's and masked stores'."""
     raw, size = code.raw, code.stack_word
     if raw.id in POPS:
@@ -123,7 +123,7 @@ def implicit(code: Code, state: State) -> list[Access]:
     return []
 
 
-def _operands(code: Code, state: State) -> list[Access]:
+def _operands(code: Code, state: CpuBefore) -> list[Access]:
     if not code.reaches_memory:
         return []
     found = []
@@ -134,7 +134,7 @@ def _operands(code: Code, state: State) -> list[Access]:
     return found
 
 
-def _data(code: Code, state: State, offset: int) -> int:
+def _data(code: Code, state: CpuBefore, offset: int) -> int:
     """Return the linear address of an offset in DS, or in the segment that a prefix names."""
     segment = _SEGMENT_PREFIXES.get(code.raw.prefix[1], "ds")
     return state.linear(segment, offset % (1 << 8 * code.raw.addr_size))

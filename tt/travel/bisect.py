@@ -28,7 +28,7 @@ from tt.travel.stops import Stops, Watchpoint
 from tt.vmm.linear import linear_pc, readable
 
 if TYPE_CHECKING:
-    from tt.travel.expressions import Place
+    from tt.travel.expressions import MemoryRange
     from tt.travel.timeline import Timeline
 
 Predicate = Callable[["Timeline"], bool | None]
@@ -45,7 +45,7 @@ class BisectError(TTError):
 
 
 @dataclass(frozen=True)
-class Probe:
+class JudgedTick:
     """A look at one tick: `bad`, or None for a skip; roughly how many looks are `left`."""
 
     tick: int
@@ -54,7 +54,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class BisectResult:
     """What a bisection found.
 
     The predicate changes at `tick`, the first of its new state: to bad where `becomes_bad`,
@@ -68,8 +68,8 @@ class Verdict:
     becomes_bad: bool
     earliest: int
     latest: int
-    probes: tuple[Probe, ...]
-    contradictions: tuple[Probe, ...] = ()
+    probes: tuple[JudgedTick, ...]
+    contradictions: tuple[JudgedTick, ...] = ()
 
     @property
     def tick(self) -> int | None:
@@ -133,8 +133,8 @@ def bisect(
     *,
     checks: int = CHECKS,
     says: Mapping[bool, str] = _SAYS,
-    on_probe: Callable[[Probe], None] | None = None,
-) -> Verdict:
+    on_probe: Callable[[JudgedTick], None] | None = None,
+) -> BisectResult:
     """Find the first tick at which `predicate` is bad, or, with `bad` before `good`, no longer bad.
 
     `checks` more places are looked at afterwards.  `says` is how errors put a good and a bad
@@ -151,7 +151,7 @@ def bisect(
         before, after = _narrow(looks, low, high)
         contradictions = tuple(_contradictions(looks, (low, before), (after, high), bad > good, checks))
         timeline.seek(after)
-    return Verdict(good, bad, bad > good, before + 1, after, tuple(looks.log), contradictions)
+    return BisectResult(good, bad, bad > good, before + 1, after, tuple(looks.log), contradictions)
 
 
 def all_transitions(
@@ -161,7 +161,7 @@ def all_transitions(
     predicate: Predicate,
     *,
     every: int,
-    on_probe: Callable[[Probe], None] | None = None,
+    on_probe: Callable[[JudgedTick], None] | None = None,
 ) -> Transitions:
     """Find every change of `predicate` from tick `first` to `last` that a look each `every` ticks shows.
 
@@ -204,7 +204,7 @@ def watched_transitions(
     first: int,
     last: int,
     predicate: Predicate,
-    places: Sequence[Place],
+    places: Sequence[MemoryRange],
 ) -> Transitions:
     """Find every change of `predicate` from tick `first` to `last`, looking after each store to `places`.
 
@@ -232,7 +232,7 @@ def watched_transitions(
 
 
 def _stored(
-    timeline: Timeline, predicate: Predicate, places: Sequence[Place], last: int, state: bool
+    timeline: Timeline, predicate: Predicate, places: Sequence[MemoryRange], last: int, state: bool
 ) -> list[int]:
     """Return the ticks after here and before `last` where a store to `places` changed the predicate."""
     ticks: list[int] = []
@@ -261,10 +261,10 @@ class _Looks:
     """What the predicate said, tick by tick; no tick is asked twice."""
 
     def __init__(
-        self, timeline: Timeline, predicate: Predicate, on_probe: Callable[[Probe], None] | None
+        self, timeline: Timeline, predicate: Predicate, on_probe: Callable[[JudgedTick], None] | None
     ) -> None:
         self.timeline = timeline
-        self.log: list[Probe] = []
+        self.log: list[JudgedTick] = []
         self._predicate = _exactly(predicate)
         self._on_probe = on_probe
         self._answers: dict[int, bool | None] = {}
@@ -276,7 +276,7 @@ class _Looks:
                 self.timeline.progress(tick)  # which may interrupt, though the way was short
             answer = self._predicate(self.timeline)
             self._answers[tick] = answer if answer is None else bool(answer)
-            self.log.append(Probe(tick, self._answers[tick], left))
+            self.log.append(JudgedTick(tick, self._answers[tick], left))
             if self._on_probe is not None:
                 self._on_probe(self.log[-1])
         return self._answers[tick]
@@ -371,14 +371,14 @@ def _cheap_middle(timeline: Timeline, low: int, high: int) -> int:
 
 def _contradictions(
     looks: _Looks, early: tuple[int, int], late: tuple[int, int], becomes_bad: bool, checks: int
-) -> Iterator[Probe]:
-    """Look around in what should be the same all over; yield what is not."""
+) -> Iterator[JudgedTick]:
+    """JudgedTick around in what should be the same all over; yield what is not."""
     places = [(tick, not becomes_bad) for tick in _spread(looks.timeline, *early, checks // 2)]
     places += [(tick, becomes_bad) for tick in _spread(looks.timeline, *late, checks - checks // 2)]
     for at, (tick, expected) in enumerate(places):
         answer = looks.ask(tick, len(places) - at - 1)
         if answer is not None and answer != expected:
-            yield Probe(tick, answer)
+            yield JudgedTick(tick, answer)
 
 
 def _spread(timeline: Timeline, low: int, high: int, count: int) -> list[int]:

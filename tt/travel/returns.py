@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from capstone import x86_const as x86  # type: ignore[import-untyped]
 
-from tt.travel.addresses import POPS, POPS_OF_ALL, PUSHES, PUSHES_OF_ALL, State, memory_address
+from tt.travel.addresses import POPS, POPS_OF_ALL, PUSHES, PUSHES_OF_ALL, CpuBefore, memory_address
 from tt.travel.code import (
     Code,
     calls_before,
@@ -46,7 +46,7 @@ def successors(timeline: Timeline, code: Code) -> set[int] | None:
 
 def _computed_target(timeline: Timeline, code: Code) -> int | None:
     """Return where a jump or call through a register or memory goes, or one to another segment."""
-    state = State(timeline.machine.engine)
+    state = CpuBefore(timeline.machine.engine)
     operand, size = code.raw.operands[-1], code.operand_size
     if code.is_far and operand.type == x86.X86_OP_IMM:
         return far_address(timeline, int(code.raw.operands[0].imm) & 0xFFFF, int(operand.imm))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from capstone import CS_AC_READ, CS_AC_WRITE  # type: ignore[import-untyped]
 from capstone import x86_const as x86
 
-from tt.travel.addresses import ORDER_OF_POPA, POPS_OF_ALL, State, implicit, memory_address
+from tt.travel.addresses import ORDER_OF_POPA, POPS_OF_ALL, CpuBefore, implicit, memory_address
 from tt.travel.code import Code, here, whole
 from tt.travel.writes import Write, last_write
 from tt.vmm.linear import linear_pc, readable
@@ -42,7 +42,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where a value came from: the instruction `text` at linear `rip`, which retires as tick `tick` + 1.
 
     `how` is "copied" (from the one input), "computed" (from all of them), or who
@@ -63,7 +63,7 @@ class Source:
         return f"{self.how} from {from_what} by {self.text} ({self.rip:#x}) at tick {self.tick:,}"
 
 
-def source_of(timeline: Timeline, write: Write) -> Source:
+def source_of(timeline: Timeline, write: Write) -> Origin:
     """Say where the value of `write` came from.  One stays where one stands."""
     from tt.travel.search import arrive_at, excursion
 
@@ -71,17 +71,17 @@ def source_of(timeline: Timeline, write: Write) -> Source:
     with excursion(timeline):
         arrive_at(timeline, write.tick - 1)
         if write.by != "instruction":
-            source = Source(timeline.tick, write.rip, "", write.by)
+            source = Origin(timeline.tick, write.rip, "", write.by)
         else:
             source = _read_by(timeline, None)
         timeline.seek(start)
         return source
 
 
-def origin_of(timeline: Timeline, source: Source, which: int = 0) -> Write | Source | None:
+def origin_of(timeline: Timeline, source: Origin, which: int = 0) -> Write | Origin | None:
     """Say who made input number `which` of `source`, and go to right after that.
 
-    Memory has a `Write`, a register the `Source` of the instruction that set it.  None for
+    Memory has a `Write`, a register the `Origin` of the instruction that set it.  None for
     an immediate, for what was there at power-on, and for a register that was set
     more than 20,000 ticks before; then one stands at `source.tick`.
     """
@@ -134,19 +134,19 @@ def _written(code: Code) -> set[str]:
     return {whole(code.raw.reg_name(register)) for register in written}
 
 
-def _read_by(timeline: Timeline, register: str | None) -> Source:
+def _read_by(timeline: Timeline, register: str | None) -> Origin:
     """Say what the next instruction will read to make what it stores: into memory, or into `register`."""
-    state, code = State(timeline.machine.engine), here(timeline)
+    state, code = CpuBefore(timeline.machine.engine), here(timeline)
     if code is None:
         addr = linear_pc(timeline.machine.engine)
-        return Source(timeline.tick, addr, "what cannot be read", "computed")
+        return Origin(timeline.tick, addr, "what cannot be read", "computed")
     inputs = _inputs(timeline, code, state, register)
     copied = len(inputs) == 1 and code.text.split()[-2 if code.is_repeated else 0].startswith(_COPIES)
     how = "copied" if copied or code.is_call or code.is_return else "computed"
-    return Source(timeline.tick, code.addr, code.text, how, tuple(inputs))
+    return Origin(timeline.tick, code.addr, code.text, how, tuple(inputs))
 
 
-def _inputs(timeline: Timeline, code: Code, state: State, register: str | None) -> list[Input]:
+def _inputs(timeline: Timeline, code: Code, state: CpuBefore, register: str | None) -> list[Input]:
     raw, registers = code.raw, state.registers
     if code.is_call and register != "rip":
         return [Input("immediate", code.following - code.base)]
@@ -182,7 +182,7 @@ def _is_source(raw: Any, operand: Any, register: str | None) -> bool:
     return operand.type == x86.X86_OP_IMM or not is_written_only
 
 
-def _input(timeline: Timeline, code: Code, operand: Any, state: State) -> Input:
+def _input(timeline: Timeline, code: Code, operand: Any, state: CpuBefore) -> Input:
     if operand.type == x86.X86_OP_IMM:
         return Input("immediate", operand.imm % (1 << 8 * operand.size))
     if operand.type == x86.X86_OP_REG:

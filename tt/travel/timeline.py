@@ -28,7 +28,7 @@ from tt.vmm.machine import Machine, Stop
 
 if TYPE_CHECKING:
     from tt.travel.branches.fork import Fork
-    from tt.travel.sources import Source
+    from tt.travel.sources import Origin
 
 MEMORY_BUDGET = 1 << 30
 SPACING_TICKS = 10_000_000
@@ -201,13 +201,13 @@ class Timeline:
         """Return the last store to `size` bytes at `addr` before here (or tick `before`), and go there."""
         return writes.last_write(self, addr, size, physical=physical, before=before)
 
-    def source_of(self, write: Write) -> Source:
+    def source_of(self, write: Write) -> Origin:
         """Say where the value of a write came from, and what to ask next."""
         from tt.travel import sources
 
         return sources.source_of(self, write)
 
-    def origin_of(self, source: Source, which: int = 0) -> Write | Source | None:
+    def origin_of(self, source: Origin, which: int = 0) -> Write | Origin | None:
         """Say who made input number `which` of a source, and go to right after that."""
         from tt.travel import sources
 

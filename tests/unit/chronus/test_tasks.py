@@ -15,7 +15,7 @@ from tt.chronus.why.tasks import current_task
 from tt.errors import BadInput
 from tt.log import Trace
 from tt.symbols import SymbolTable
-from tt.symbols.table import Source
+from tt.symbols.table import SymbolSet
 
 KERNEL = 0xFFFF_8880_0000_0000
 PER_CPU, OFFSETS, BTF = KERNEL + 0x1000, KERNEL + 0x100, KERNEL + 0x8000
@@ -88,7 +88,7 @@ def guest(monkeypatch: pytest.MonkeyPatch) -> Guest:
 def table_of(places: dict[str, int]) -> SymbolTable:
     names = sorted(places, key=places.__getitem__)
     return SymbolTable(
-        [Source("test", 0, array("Q", (places[name] for name in names)), names, "D" * len(names))]
+        [SymbolSet("test", 0, array("Q", (places[name] for name in names)), names, "D" * len(names))]
     )
 
 

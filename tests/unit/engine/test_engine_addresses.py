@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 from engine_rig import STUBS, Guest, descriptor
 
-from tt.travel.addresses import State, accesses
+from tt.travel.addresses import CpuBefore, accesses
 from tt.travel.code import decode
 from tt.vmm.engine import WATCH
 from tt.vmm.linear import linear, linear_pc, linear_sp, segment_base
@@ -153,7 +153,7 @@ def compare(kind: str, seed: int, count: int) -> int:
         if code is None or code.text.startswith(LEFT_OUT):
             continue
         numbers = cpu.set_up(data)
-        expected = accesses(code, State(engine))
+        expected = accesses(code, CpuBefore(engine))
         hit = cpu.touched([(0, 1 << 30)])
         told = f"{kind}: {data.hex()} {code.text}: {hit}, computed {expected}"
         if hit is None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tt.errors import UsageError
-from tt.travel.bisect import BisectError, Probe, Transitions, Verdict, all_transitions, bisect
+from tt.travel.bisect import BisectError, BisectResult, JudgedTick, Transitions, all_transitions, bisect
 
 END = 1_000_000
 
@@ -39,7 +39,9 @@ class Ticks:
 Judge = Callable[[int], bool | None]
 
 
-def find(judge: Judge, good: int = 0, bad: int = END, timeline: Ticks | None = None, **how: int) -> Verdict:
+def find(
+    judge: Judge, good: int = 0, bad: int = END, timeline: Ticks | None = None, **how: int
+) -> BisectResult:
     there = timeline or Ticks()
     return bisect(there, good, bad, lambda here: judge(here.tick), **how)  # type: ignore[arg-type]
 
@@ -76,7 +78,7 @@ def test_checkpoints_come_first() -> None:
 
 
 def test_probes_tell_how_many_are_left() -> None:
-    seen: list[Probe] = []
+    seen: list[JudgedTick] = []
     bisect(Ticks([0]), 0, 1024, lambda here: here.tick >= 700, checks=0, on_probe=seen.append)  # type: ignore[arg-type]
     assert [probe.left for probe in seen] == [10, 10, *range(9, -1, -1)]
     assert [probe.bad for probe in seen[:4]] == [False, True, False, True]

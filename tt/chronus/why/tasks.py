@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from tt.errors import BadInput
 from tt.symbols import SymbolTable, for_timeline
 from tt.symbols.btf import nested_offsets
-from tt.symbols.guest import Place
+from tt.symbols.guest import Standing
 
 _KERNEL64 = 0xFFFF_8000_0000_0000
 _MOST_BTF = 64 << 20
@@ -53,7 +53,7 @@ class Task:
         }
 
 
-def current_task(timeline: Place) -> Task:
+def current_task(timeline: Standing) -> Task:
     """Return who runs where `timeline` stands; it does not move.
 
     Raises `BadInput` where the guest is no Linux that says where to look, or is in user mode with its
@@ -96,7 +96,7 @@ def _current(table: SymbolTable, word: Callable[[int], int]) -> int:
     return (word(offsets[0]) + inside[0]) % (1 << 64)
 
 
-def _layout(timeline: Place, table: SymbolTable) -> Layout:
+def _layout(timeline: Standing, table: SymbolTable) -> Layout:
     known = _layouts.get(timeline.trace)
     if known is None:
         begin, end = table.find("__start_BTF"), table.find("__stop_BTF")
@@ -121,12 +121,12 @@ def _pid(word: Callable[[int], int], addr: int) -> int:
     return word(addr) & 0x7FFF_FFFF
 
 
-def _name(timeline: Place, task: int, layout: Mapping[str, int]) -> str:
+def _name(timeline: Standing, task: int, layout: Mapping[str, int]) -> str:
     return timeline.read(task + layout["comm"], _COMM).split(b"\0")[0].decode("utf-8", "replace")
 
 
 def _parents(
-    timeline: Place, word: Callable[[int], int], task: int, layout: Mapping[str, int]
+    timeline: Standing, word: Callable[[int], int], task: int, layout: Mapping[str, int]
 ) -> tuple[tuple[int, str], ...]:
     found: list[tuple[int, str]] = []
     seen = {task}
@@ -144,7 +144,7 @@ def _parents(
 
 
 def _command(
-    timeline: Place, word: Callable[[int], int], memory: int, layout: Mapping[str, int]
+    timeline: Standing, word: Callable[[int], int], memory: int, layout: Mapping[str, int]
 ) -> tuple[str, ...]:
     """Return the command line, out of the process's own memory: it may be paged out, or overwritten."""
     try:

@@ -13,7 +13,7 @@ from tt.vmm.linear import linear_pc
 
 if TYPE_CHECKING:
     from tt.shell.session import Session
-    from tt.travel.sources import Source
+    from tt.travel.sources import Origin
     from tt.travel.writes import Write
 
 
@@ -56,7 +56,7 @@ def origin(session: Session, arguments: Arguments) -> Answer:
     After `last-write`: to whoever made what was written; asked again, to who made that, and so on.
     """
     from tt.travel.code import whole
-    from tt.travel.sources import Input, Source
+    from tt.travel.sources import Input, Origin
     from tt.travel.writes import Write
 
     _past_only(session)
@@ -68,7 +68,7 @@ def origin(session: Session, arguments: Arguments) -> Answer:
         values = timeline.registers()
         if name not in values:
             raise UsageError(f"{shorten(words[0])} is no register that can be followed: give $rax, $rip ...")
-        source = Source(
+        source = Origin(
             session.tick,
             linear_pc(timeline.machine.engine),
             "",
@@ -124,7 +124,7 @@ def _written(session: Session, write: Write, before: int) -> Answer:
     return session.arrive(lines, data)
 
 
-def _source(session: Session, source: Source) -> str:
+def _source(session: Session, source: Origin) -> str:
     """Return in a line where a value came from."""
     told = []
     for at, each in enumerate(source.inputs, 1):
@@ -134,7 +134,7 @@ def _source(session: Session, source: Source) -> str:
     return f"  {source.how} from {' and '.join(told) or 'nothing'} by `{source.text}`"
 
 
-def _plain(source: Source) -> dict[str, Any]:
+def _plain(source: Origin) -> dict[str, Any]:
     names = ("kind", "value", "register", "addr", "size")
     inputs = [{name: getattr(each, name) for name in names} for each in source.inputs]
     return {"tick": source.tick, "rip": source.rip, "text": source.text, "how": source.how, "inputs": inputs}

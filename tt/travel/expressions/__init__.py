@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from tt.errors import UsageError
 from tt.travel.expressions.console_text import ConsoleText, ExactConsole, recorded_console
-from tt.travel.expressions.parser import Names, Parser, Place, check_truth
+from tt.travel.expressions.parser import MemoryRange, Names, Parser, check_truth
 from tt.travel.expressions.registers import REGISTER_NAMES
 from tt.travel.expressions.tokens import ExpressionError, UnknownName
 from tt.travel.expressions.values import TEXT, NoValue, View
@@ -128,7 +128,7 @@ __all__ = [
     "UnknownName",
     "Names",
     "NoValue",
-    "Place",
+    "MemoryRange",
     "UsageError",
     "compile_condition",
     "compile_expression",

@@ -58,7 +58,7 @@ _COMPUTES: dict[str, Callable[[int, int], int]] = {
 }
 
 
-class Place(NamedTuple):
+class MemoryRange(NamedTuple):
     """Memory that an expression reads: `size` bytes at a virtual or a physical address."""
 
     addr: int
@@ -97,7 +97,7 @@ class Parser:
         self.text = text
         self.symbols = symbols
         self.names_console = False
-        self.places: list[Place] = []
+        self.places: list[MemoryRange] = []
         self.looks_elsewhere = False  # than at `places`
         self._tokens = tokens(text)
         self._at = 0
@@ -324,7 +324,7 @@ class Parser:
         if addr is None:
             self.looks_elsewhere = True
         else:
-            self.places.append(Place(addr & MASK, kind.size, physical))
+            self.places.append(MemoryRange(addr & MASK, kind.size, physical))
         loaded = self._node(lambda view: view.load(run(view), kind, physical), kind, address)
         return replace(loaded, fixed=False)
 
