@@ -29,5 +29,9 @@ class BadInput(TTError):
     """A file that was given is missing, damaged, or not what it should be (exit code 3)."""
 
 
+class BadState(BadInput):
+    """A saved state is none that this machine or device could have saved (exit code 3)."""
+
+
 class EngineError(TTError):
     """The CPU emulator does not fit this build of tt, or failed (exit code 3)."""

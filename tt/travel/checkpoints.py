@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tt.checker import Progress
-from tt.errors import BadInput, EngineError
+from tt.errors import BadInput, BadState
 from tt.log._pages import ChangeIndex
 from tt.log.checkpoints import StoredCheckpoint
 from tt.travel.disks import RecordedDisk
@@ -23,8 +23,6 @@ from tt.vmm.machine import Machine
 
 PAGE = 4096
 _ZEROS = bytes(PAGE)
-ODD_STATE = (EngineError, KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError)
-"""What a machine may raise when it is given a state that no machine was ever in."""
 _STATE_SIZE = 60_000  # bytes that a state takes in memory, roughly
 
 
@@ -174,7 +172,7 @@ class CheckpointStore:
             disk.go_to(tick)
         try:
             machine.load(state)
-        except ODD_STATE as e:
+        except BadState as e:
             if isinstance(checkpoint, KeptCheckpoint):
                 raise
             raise BadInput(f"the checkpoint at tick {tick:,} is damaged ({e})") from None

@@ -18,7 +18,7 @@ from tt.log.checkpoints import StoredCheckpoint
 from tt.recording import state_digest
 from tt.replay import TraceSource, config_of, extract_embedded, run_on
 from tt.travel import search, writes
-from tt.travel.checkpoints import ODD_STATE, CheckpointStore
+from tt.travel.checkpoints import CheckpointStore
 from tt.travel.disks import RecordedDisk, histories
 from tt.travel.stops import Arrival, Stops
 from tt.travel.writes import Write
@@ -130,12 +130,11 @@ class Timeline:
             raise UsageError(f"tick {tick:,} is not in the recording: it has 0 to {self.end_tick:,}")
         try:
             self._go(tick)
-        except (BadInput, *ODD_STATE) as e:
-            # The events are enough to go anywhere; checkpoints only shorten the way.  One that
-            # somebody forged may set a device up so that it fails only when it runs.
+        except BadInput as e:
+            # The events are enough to go anywhere; checkpoints only shorten the way.
             if not self._store.forget_stored():
                 raise
-            self.damage = str(e) if isinstance(e, BadInput) else f"a checkpoint is damaged ({e})"
+            self.damage = str(e)
             self._restore(self.tick)
             self._go(tick)
 

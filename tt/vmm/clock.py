@@ -7,7 +7,10 @@ clock; with `--clock host` the *answers* of guest clocks change, not this.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+from tt.vmm.state import Ns, misfit, unpack
 
 
 class Timer:
@@ -38,6 +41,21 @@ class Timer:
         self.deadline = None
         self._clock.changed()
         self._fire()
+
+
+@dataclass
+class State:
+    """What a saved clock has beside its timers."""
+
+    period_ns: Ns = 4
+    idle_ns: Ns = 0
+
+
+@dataclass
+class Deadline:
+    """Guest time at which a timer expires; None: it is not armed."""
+
+    ns: Ns | None = None
 
 
 class Clock:
@@ -91,9 +109,19 @@ class Clock:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put a saved state back."""
-        self.period_ns = state["period_ns"]
-        self.idle_ns = state["idle_ns"]
+        """Put a saved state back; raises `BadState` when it is not one of this clock."""
+        if not isinstance(state, dict) or not isinstance(timers := state.get("timers"), dict):
+            raise misfit("the clock", "a table with timers was expected")
+        saved = unpack(State, {name: state[name] for name in state if name != "timers"}, "the clock")
+        if saved.period_ns != self.period_ns:
+            raise misfit("the clock.period_ns", f"{saved.period_ns} instead of {self.period_ns}")
+        if timers.keys() != {t.name for t in self.timers}:
+            raise misfit("the clock.timers", "one deadline for each timer was expected")
+        deadlines = {
+            name: unpack(Deadline, {"ns": value}, f"the clock.timers.{name}").ns
+            for name, value in timers.items()
+        }
+        self.idle_ns = saved.idle_ns
         for t in self.timers:
-            t.deadline = state["timers"][t.name]
+            t.deadline = deadlines[t.name]
         self.changed()

@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tt.errors import BadInput, EngineError
+from tt.errors import BadInput, BadState, EngineError
 from tt.events import Event, Kind, Role
 from tt.vmm.clock import Clock
 from tt.vmm.disk import SECTOR, OverlayDisk
 from tt.vmm.engine import BREAK, CATCH, FOREVER, WATCH, Engine
 from tt.vmm.nondeterminism import Door, Source
 from tt.vmm.router import Router
+from tt.vmm.state import Ns, misfit, unpack
 from tt.vmm.wiring import store
 
 SLICE_TICKS = 16_000_000
@@ -28,6 +29,14 @@ SLICE_TICKS = 16_000_000
 
 
 _TRAPS = {BREAK: "break", WATCH: "watch", CATCH: "catch"}
+
+
+@dataclass
+class _Own:
+    # What a saved machine has beside its CPU, clock and board.
+    tick: Ns = 0
+    halted: bool = False
+    ended: str | None = None
 
 
 @dataclass(frozen=True)
@@ -265,7 +274,7 @@ class Machine(abc.ABC):
             deadline = self.clock.next_deadline()
             limit = FOREVER if deadline is None else self.clock.ticks_until(deadline)
             later = self.door.next_later()
-            self.engine.limit = limit if later is None else min(limit, later)
+            self.engine.limit = min(limit, FOREVER) if later is None else min(limit, later)
 
     # ---- state
 
@@ -281,16 +290,26 @@ class Machine(abc.ABC):
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put a saved state back; RAM and disks are restored beside it."""
-        if set(state) != {"tick", "cpu", "halted", "ended", "clock", "board"}:
-            raise BadInput(
-                "a saved machine state has other parts than this machine: it is of another version"
-            )
-        self.engine.load(state["cpu"])
-        self.engine.tick = state["tick"]
-        self.halted = state["halted"]
+        """Put a saved state back; RAM and disks are restored beside it.
+
+        Raises `BadState` for anything but a state that this machine could have saved; it is
+        to be given a sound one then, for a part may have been put back already.
+        """
+        parts = {"tick", "cpu", "halted", "ended", "clock", "board"}
+        if not isinstance(state, dict) or set(state) != parts:
+            odd = sorted(map(str, set(state) ^ parts)) if isinstance(state, dict) else ["it is no table"]
+            raise misfit("the machine", "missing or unknown: " + ", ".join(odd))
+        own = unpack(_Own, {name: state[name] for name in ("tick", "halted", "ended")}, "the machine")
+        if not isinstance(state["cpu"], bytes):
+            raise misfit("the machine.cpu", "bytes were expected")
+        try:
+            self.engine.load(state["cpu"])
+        except EngineError as e:
+            raise BadState(str(e)) from None
+        self.engine.tick = own.tick
+        self.halted = own.halted
         self._polling = False
-        self.ended = state["ended"]
+        self.ended = own.ended
         self.board.load(state["board"])
         self.clock.load(state["clock"])
         self.engine.idle_ns = self.clock.idle_ns

@@ -17,7 +17,7 @@ to go to parents.  A replay has no interposers: it takes the recorded steps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from tt.errors import BadInput, Divergence, UsageError
 from tt.events import Event, Kind
 from tt.vmm.messages import Answer, Message, decode, encode, fit, unit_of
 from tt.vmm.nondeterminism import Door
+from tt.vmm.state import U64, misfit, pack, unpack
 
 Handler = Callable[[Message], Answer]
 Completed = Callable[[int, Message, Answer], None]
@@ -119,6 +120,27 @@ class Sent:
     number: int
     token: int
     message: Message
+
+
+@dataclass
+class _Held:
+    # A message that is not answered yet, in a saved state.
+    number: U64 = 0
+    token: U64 = 0
+    message: bytes = b""
+
+
+@dataclass
+class _PortState:
+    name: str = ""
+    routed: bool = False
+    waiting: list[_Held] = field(default_factory=list)
+
+
+@dataclass
+class _State:
+    sent: U64 = 0
+    ports: list[_PortState] = field(default_factory=list)
 
 
 class Port:
@@ -319,22 +341,48 @@ class Router:
 
     def save(self) -> dict[str, Any]:
         """Return the state as plain data; empty as long as no message ever went to a parent."""
-        ports: dict[str, Any] = {}
-        for name, port in self._ports.items():
-            if port.routed or port.waiting:
-                waiting = [[s.number, s.token, encode(s.message).hex()] for s in port.waiting.values()]
-                ports[name] = {"routed": port.routed, "waiting": waiting}
-        return {"sent": self._sent, "ports": ports} if self._sent or ports else {}
+        ports = [
+            _PortState(
+                name,
+                port.routed,
+                [_Held(s.number, s.token, encode(s.message)) for s in port.waiting.values()],
+            )
+            for name, port in self._ports.items()
+            if port.routed or port.waiting
+        ]
+        return pack(_State(self._sent, ports)) if self._sent or ports else {}
+
+    def start_over(self) -> None:
+        """Become as at power-on: no message ever went to a parent; the interposers stay."""
+        self._sent = 0
+        for port in self._ports.values():
+            port.routed, port.waiting = False, {}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put a saved state back; the interposers stay."""
-        self._sent = state.get("sent", 0)
+        """Put a saved state back; the interposers stay.  Raises `BadState`."""
+        saved = unpack(_State, state, "the router")
+        if not saved.sent and not saved.ports:
+            raise misfit("the router", "it is left out as long as no message went to a parent")
+        ports: dict[str, tuple[bool, dict[int, Sent]]] = {}
+        for at, entry in enumerate(saved.ports):
+            where = f"the router.ports[{at}]"
+            if entry.name not in self._ports or entry.name in ports:
+                raise misfit(where, f"{entry.name[:20]!r} is no device, or here twice")
+            if not entry.routed and not entry.waiting:
+                raise misfit(where, "a port with nothing to say is left out")
+            waiting: dict[int, Sent] = {}
+            for held in entry.waiting:
+                try:
+                    message = decode(held.message)
+                except BadInput as e:
+                    raise misfit(where, str(e)) from None
+                if held.number > saved.sent or held.number <= max(waiting, default=0):
+                    raise misfit(where, f"message {held.number} is out of order, of {saved.sent}")
+                waiting[held.number] = Sent(held.number, held.token, message)
+            ports[entry.name] = entry.routed, waiting
+        self._sent = saved.sent
         for name, port in self._ports.items():
-            saved = state.get("ports", {}).get(name, {"routed": False, "waiting": []})
-            port.routed = saved["routed"]
-            port.waiting = {
-                n: Sent(n, token, decode(bytes.fromhex(raw))) for n, token, raw in saved["waiting"]
-            }
+            port.routed, port.waiting = ports.get(name, (False, {}))
 
     # ---- inside
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tt.errors import BadInput
-from tt.vmm.devices.device import U8, pack, unpack
+from tt.vmm.state import U8, pack, unpack
 
 
 @dataclass

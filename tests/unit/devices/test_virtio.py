@@ -507,17 +507,13 @@ class Receiver:
             queue.tell()
 
     def save(self) -> dict[str, Any]:
-        held = [[chain.head, [list(part) for part in chain.writable]] for chain in self.buffers]
+        held = [chain.save() for chain in self.buffers]
         return {"held": held, "coming": self.coming.hex()} if held or self.coming else {}
 
     def load(self, state: dict[str, Any]) -> None:
         queue = self.queues[0]
         self.coming = bytes.fromhex(state.get("coming", ""))
-        self.buffers = [
-            queue.held(head, [(addr, size) for addr, size in parts])
-            for head, parts in state.get("held", [])
-            if queue is not None
-        ]
+        self.buffers = [queue.held(saved, "net") for saved in state.get("held", []) if queue is not None]
 
 
 class ReceiveBench:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 from tt.errors import UsageError
 from tt.events import Kind
@@ -25,6 +26,7 @@ from tt.vmm.memory import Memory
 from tt.vmm.messages import Answer, ConsoleInput, ConsoleWrite, Message, TimerExpired
 from tt.vmm.nondeterminism import Door
 from tt.vmm.router import Router
+from tt.vmm.state import U64, Ns, misfit, unpack
 from tt.vmm.wiring import wire_console, wire_disk, wire_timer
 
 QUANTUM_TICKS = 250_000
@@ -39,6 +41,17 @@ class PowerOn(NamedTuple):
 
     rip: int
     rsp: int
+
+
+@dataclass
+class State:
+    """What a saved board has beside its devices; see `DenaliBoard`."""
+
+    next_hand_over_tick: Ns = 0
+    pending: Annotated[int, range(16)] = 0
+    idling: bool = False
+    idle_until_ns: Ns | None = None
+    terminated: U64 | None = None
 
 
 class DenaliBoard:
@@ -230,15 +243,25 @@ class DenaliBoard:
         return saved | {"router": routes} if routes else saved
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put a saved state back."""
-        self.next_hand_over_tick = state["next_hand_over_tick"]
-        self.pending = state["pending"]
-        self.idling = state["idling"]
-        self.idle_until_ns = state["idle_until_ns"]
-        self.terminated = state["terminated"]
+        """Put a saved state back; raises `BadState` when this board could not have saved it."""
+        parts = {"console", "disks"}
+        if not isinstance(state, dict) or not parts <= set(state):
+            raise misfit("the board", "a table with console and disks was expected")
+        own = {name: value for name, value in state.items() if name not in parts | {"router"}}
+        saved = unpack(State, own, "the board")
+        if saved.idle_until_ns is not None and not saved.idling:
+            raise misfit("the board.idle_until_ns", "the guest does not idle")
+        self.next_hand_over_tick = saved.next_hand_over_tick
+        self.pending = saved.pending
+        self.idling = saved.idling
+        self.idle_until_ns = saved.idle_until_ns
+        self.terminated = saved.terminated
         self.console.load(state["console"])
         self.disks.load(state["disks"])
-        self.router.load(state.get("router", {}))
+        if "router" in state:
+            self.router.load(state["router"])
+        else:
+            self.router.start_over()
 
     # ---- inside ---------------------------------------------------------------
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from tt.vmm.denali.registers import REFUSED, is_buffer
 from tt.vmm.memory import Memory
+from tt.vmm.state import misfit, pack, unpack
 
 TRANSFER_LIMIT = 4096
 """Most bytes one console instruction moves."""
 
 TYPED_LIMIT = 65536
 """Most typed bytes that wait for the guest; what is typed beyond is lost."""
+
+
+@dataclass
+class State:
+    """What was typed: what the guest can read, and what it can after the next hand-over."""
+
+    typed: bytearray = field(default_factory=bytearray)
+    arrived: bytearray = field(default_factory=bytearray)
 
 
 class Console:
@@ -64,9 +74,11 @@ class Console:
 
     def save(self) -> dict[str, Any]:
         """Return the state as plain data."""
-        return {"typed": self._typed.hex(), "arrived": self._arrived.hex()}
+        return pack(State(self._typed, self._arrived))
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put a saved state back."""
-        self._typed = bytearray.fromhex(state["typed"])
-        self._arrived = bytearray.fromhex(state["arrived"])
+        """Put a saved state back; raises `BadState`."""
+        saved = unpack(State, state, "console")
+        if len(saved.typed) + len(saved.arrived) > TYPED_LIMIT:
+            raise misfit("console.arrived", f"more than {TYPED_LIMIT} bytes wait")
+        self._typed, self._arrived = saved.typed, saved.arrived

@@ -10,8 +10,8 @@ at the first hand-over after it, and those behind it on that disk wait.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple
 
 from tt.vmm.clock import Clock
 from tt.vmm.denali.registers import PAGE, REFUSED, is_buffer
@@ -19,6 +19,7 @@ from tt.vmm.disk import BLOCK, SECTOR, Disk
 from tt.vmm.memory import Memory
 from tt.vmm.messages import Answer, DiskRead, DiskWrite, Message
 from tt.vmm.router import Port
+from tt.vmm.state import U32, U64, Ns, misfit, optional, pack, unpack
 from tt.vmm.wiring import size_of
 
 SECTORS_PER_BLOCK = BLOCK // SECTOR
@@ -54,21 +55,30 @@ class Slot(NamedTuple):
 
 @dataclass
 class Request:
-    """One request in flight; `data` is the block to write, as hex, and None for a read.
+    """One request in flight; `data` is the block to write, and None for a read.
 
     `asked` says that its message was sent, `answered` that the answer is there, to be
-    carried out at the next hand-over: `answer`, as hex, or None where it failed.
+    carried out at the next hand-over: `answer`, or None where it failed.
     """
 
-    number: int
-    unit: int
-    block: int
-    addr: int
-    data: str | None
-    deadline_ns: int
-    asked: bool = False
-    answered: bool = False
-    answer: str | None = None
+    number: U64 = 0
+    unit: U32 = 0
+    block: U64 = 0
+    addr: U64 = 0
+    data: bytes | None = None
+    deadline_ns: Ns = 0
+    asked: bool = optional(False)
+    answered: bool = optional(False)
+    answer: bytes | None = optional(None)
+
+
+@dataclass
+class State:
+    """Requests in flight in the order of their start, what `disk_done` will answer, the last number given."""
+
+    in_flight: list[Request] = field(default_factory=list)
+    done: list[U64] = field(default_factory=list)
+    last_number: Annotated[int, range(1 << 63)] = 0
 
 
 class DiskQueue:
@@ -108,7 +118,7 @@ class DiskQueue:
         deadline_ns = self._clock.now() + LATENCY_NS + QUEUED_NS * len(queue)
         if queue:  # a disk works in order: no request overtakes the one before it
             deadline_ns = max(deadline_ns, queue[-1].deadline_ns)
-        data = self._memory.read(addr, PAGE).hex() if write else None
+        data = self._memory.read(addr, PAGE) if write else None
         self._last_number += 1
         self._in_flight.append(Request(self._last_number, unit, block, addr, data, deadline_ns))
         return self._last_number
@@ -141,17 +151,39 @@ class DiskQueue:
 
     def save(self) -> dict[str, Any]:
         """Return the state as plain data; what is on the disks is not part of it."""
-        return {
-            "in_flight": [_plain(r) for r in self._in_flight],
-            "done": list(self._done),
-            "last_number": self._last_number,
-        }
+        return pack(State(self._in_flight, self._done, self._last_number))
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put a saved state back."""
-        self._in_flight = [Request(**r) for r in state["in_flight"]]
-        self._done = list(state["done"])
-        self._last_number = state["last_number"]
+        """Put a saved state back; raises `BadState`."""
+        saved = unpack(State, state, "disks")
+        for at, request in enumerate(saved.in_flight):
+            if what := self._oddity(request, saved):
+                raise misfit(f"disks.in_flight[{at}]", what)
+        numbers = [r.number for r in saved.in_flight] + [number & ~FAILED for number in saved.done]
+        if len(set(numbers)) != len(numbers) or len(numbers) > OUTSTANDING_LIMIT:
+            raise misfit("disks", "too many requests, or one of them twice")
+        if any(not 0 < number <= saved.last_number for number in numbers):
+            raise misfit("disks.last_number", "a request has a number that was not given out yet")
+        if [r.number for r in saved.in_flight] != sorted(r.number for r in saved.in_flight):
+            raise misfit("disks.in_flight", "the requests are out of order")
+        self._in_flight, self._done, self._last_number = saved.in_flight, saved.done, saved.last_number
+
+    def _oddity(self, request: Request, saved: State) -> str:
+        """Return why a request cannot be one of this machine, if so."""
+        if request.unit >= len(self._slots):
+            return f"there is no disk {request.unit}"
+        if request.addr % PAGE or not is_buffer(request.addr, PAGE, self._memory.size):
+            return f"its page cannot be at {request.addr:#x}"
+        if request.data is not None and len(request.data) != PAGE:
+            return "it does not write one block"
+        if request.answered and not request.asked:
+            return "it is answered and was never sent"
+        size = PAGE if request.data is None else 0
+        if request.answer is not None and (not request.answered or len(request.answer) != size):
+            return "its answer has the wrong length"
+        if request.asked and sum(r.asked for r in saved.in_flight if r.unit == request.unit) > 1:
+            return "a disk has one request at a parent at most"
+        return ""
 
     def _ask(self, request: Request) -> None:
         slot = self._slots[request.unit]
@@ -163,13 +195,13 @@ class DiskQueue:
             request.answered = True
             self._carry_out(request)
         else:
-            slot.port.send(DiskWrite(lba, bytes.fromhex(request.data)), request.number)
+            slot.port.send(DiskWrite(lba, request.data), request.number)
 
     def _answered(self, token: int, message: Message, answer: Answer) -> None:
         for request in self._in_flight:
             if request.number == token:
                 request.answered = True
-                request.answer = None if answer is None else answer.hex()
+                request.answer = answer
                 if self._completing:
                     self._carry_out(request)
                 return
@@ -179,18 +211,9 @@ class DiskQueue:
         self._in_flight.remove(request)
         failed = request.answer is None
         if request.data is None and request.answer is not None:
-            self._memory.write(request.addr, bytes.fromhex(request.answer))
+            self._memory.write(request.addr, request.answer)
         self._done.append(request.number | (FAILED if failed else 0))
 
     @staticmethod
     def _blocks(slot: Slot) -> int:
         return size_of(slot.port) // SECTORS_PER_BLOCK
-
-
-def _plain(request: Request) -> dict[str, Any]:
-    """Return a request as plain data; one that was not sent yet has no more than in older versions of tt."""
-    plain = asdict(request)
-    if not request.asked:
-        for name in ("asked", "answered", "answer"):
-            del plain[name]
-    return plain

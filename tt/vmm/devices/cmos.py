@@ -14,9 +14,9 @@ from typing import Annotated, Any
 from tt.events import Kind
 from tt.vmm.clock import Clock
 from tt.vmm.devices.calendar import from_seconds, to_seconds
-from tt.vmm.devices.device import U8, pack, unpack
 from tt.vmm.line import Line
 from tt.vmm.nondeterminism import Door
+from tt.vmm.state import U8, Ns, pack, unpack
 
 _SECOND_NS = 1_000_000_000
 _CRYSTAL_HZ = 32_768
@@ -38,16 +38,16 @@ class State:
     """Registers, and where the clock stands relative to the one it was given."""
 
     index: Annotated[int, range(128)] = 0
-    a: U8 = 0x26  # 32768 Hz crystal, periodic rate 1024 Hz
+    a: Annotated[int, range(128)] = 0x26  # 32768 Hz crystal, periodic rate 1024 Hz
     b: U8 = _HOUR24
     c: U8 = 0
     alarm: list[U8] = field(default_factory=lambda: [0, 0, 0])
     ram: bytearray = field(default_factory=lambda: bytearray(128))
-    offset_ns: int = 0  # what the guest's setting of the clock added to it
+    offset_ns: Annotated[int, range(-(1 << 70), 1 << 70)] = 0  # added by the guest's setting
     stopped: bool = False  # updates are off, and the time registers are what was written:
     held: list[U8] = field(default_factory=lambda: [0] * 8)
-    settled_ns: int = 0  # guest time up to which the flags are right
-    settled_s: int = 0  # the same as a wall clock second
+    settled_ns: Ns = 0  # guest time up to which the flags are right
+    settled_s: Annotated[int, range(-(1 << 41), 1 << 41)] = 0  # the same as a wall clock second
 
 
 class Cmos:

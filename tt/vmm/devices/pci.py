@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tt.vmm.devices.device import U32, Registers, misfit, pack, unpack
+from tt.vmm.devices.device import Registers
 from tt.vmm.line import Line
+from tt.vmm.state import U32, misfit, pack, unpack
 
 SLOTS = 32
 _COMMAND, _INTERRUPT_LINE, _BAR0 = 0x04, 0x3C, 0x10
@@ -67,6 +68,11 @@ class PciFunction:
         if irq:
             config[_INTERRUPT_LINE : _INTERRUPT_LINE + 2] = bytes((irq, 1))  # INTA#
             self._writable[_INTERRUPT_LINE] = 0xFF
+
+    def could_hold(self, config: bytes | bytearray) -> bool:
+        """Tell whether the guest can have made this configuration space of it."""
+        mine = self.state.config
+        return all((mine[i] ^ config[i]) & ~self._writable[i] == 0 for i in range(len(mine)))
 
     def io_base(self) -> int | None:
         """Return the first port of the I/O BAR, or None while nothing is decoded there."""
@@ -168,7 +174,10 @@ class PciBus:
         s = unpack(State, state, self.name)
         pairs = list(zip(self._slots, s.slots, strict=True))
         if any((function is None) != (saved is None) for function, saved in pairs):
-            raise misfit(self.name, "other slots are in use")
+            raise misfit(f"{self.name}.slots", "other slots are in use")
+        for slot, (function, saved) in enumerate(pairs):
+            if function is not None and saved is not None and not function.could_hold(saved.config):
+                raise misfit(f"{self.name}.slots[{slot}].config", "bytes differ that cannot be written")
         self._address = s.address
         for function, saved in pairs:
             if function is not None and saved is not None:

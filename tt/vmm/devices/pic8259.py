@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from tt.vmm.devices.device import U8, pack, unpack
 from tt.vmm.line import Line
+from tt.vmm.state import U8, pack, unpack
 
 CASCADE = 2  # the master's input that the slave drives
 _SPURIOUS = 7

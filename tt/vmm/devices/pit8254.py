@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 from tt.events import Kind
 from tt.vmm.clock import Clock
-from tt.vmm.devices.device import U8, U16, pack, unpack
 from tt.vmm.line import Line
 from tt.vmm.nondeterminism import Door
+from tt.vmm.state import U8, U16, pack, unpack
 
 HZ = 1_193_182
 _SECOND_NS = 1_000_000_000
@@ -25,6 +25,7 @@ _CONTROL = 3
 _LATCH, _LOW, _HIGH, _BOTH = range(4)  # the access field of a control word
 # The largest count is 0x10000, in BCD 10000 (or 16665, from digits that are none).
 Count = Annotated[int, range(1, 0x10001)]
+PitClock = Annotated[int, range(-(1 << 20), 1 << 53)]
 
 
 def pit_clock(ns: int) -> int:
@@ -43,17 +44,17 @@ class Channel:
 
     mode: Annotated[int, range(6)] = 0
     bcd: bool = False
-    access: Annotated[int, range(4)] = _BOTH
+    access: Annotated[int, range(_LOW, _BOTH + 1)] = _BOTH
     gate: bool = True
     loaded: bool = False  # a whole count was written since the control word
     running: bool = False  # counting: elapsed = t - start; otherwise `elapsed` stands still
     count: Count = 0x10000  # N
-    start: int = 0  # PIT clock at which N was loaded
-    elapsed: int = 0
+    start: PitClock = 0  # PIT clock at which N was loaded
+    elapsed: PitClock = 0
     shown: U16 = 0  # what the counter shows while no count is loaded
     next_count: Count | None = None  # N from PIT clock `switch_at` on (modes 1 and 5: from the next trigger)
-    next_start: int = 0
-    switch_at: int = 0
+    next_start: PitClock = 0
+    switch_at: PitClock = 0
     low_byte: U8 | None = None  # first half of a 16-bit write
     high_next: bool = False  # second half of a 16-bit read comes next
     latch: U16 | None = None

@@ -11,11 +11,11 @@ Source: NMI status and control register, 82371 (PIIX) data sheet, section 2.5.4.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from tt.vmm.clock import Clock
-from tt.vmm.devices.device import U8, pack, unpack
 from tt.vmm.devices.pit8254 import Pit8254
+from tt.vmm.state import pack, unpack
 
 REFRESH_NS = 15_085  # one DRAM row: 18 PIT clocks
 
@@ -24,7 +24,7 @@ REFRESH_NS = 15_085  # one DRAM row: 18 PIT clocks
 class State:
     """The four bits that can be written."""
 
-    control: U8 = 0
+    control: Annotated[int, range(16)] = 0
 
 
 class Port61:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tt.vmm.devices.device import U8, pack, unpack
+from tt.vmm.state import U8, misfit, pack, unpack
 
 _PULSE_RESET = 0xFE
 
@@ -73,4 +73,7 @@ class ResetControl:
 
     def load(self, state: dict[str, Any]) -> None:
         """Put a saved state back."""
-        self.state = unpack(State, state, self.name)
+        loaded = unpack(State, state, self.name)
+        if loaded.control & ~6:
+            raise misfit(f"{self.name}.control", f"{loaded.control:#x} has bits that cannot be set")
+        self.state = loaded

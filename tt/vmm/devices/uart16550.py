@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from tt.events import Kind
 from tt.vmm.clock import Clock
-from tt.vmm.devices.device import U8, U16, pack, unpack
 from tt.vmm.line import Line
 from tt.vmm.nondeterminism import Door
+from tt.vmm.state import U8, U16, AtMost, misfit, pack, unpack
 
 _CLOCK_HZ = 1_843_200
 _SECOND_NS = 1_000_000_000
@@ -42,17 +42,17 @@ _CONNECTED = 0xB0  # MSR: CTS, DSR and DCD, as from a terminal that is on
 class State:
     """Registers, FIFO, and what is queued behind it."""
 
-    ier: U8 = 0
+    ier: Annotated[int, range(16)] = 0
     fcr: U8 = 0
     lcr: U8 = 0
-    mcr: U8 = 0
+    mcr: Annotated[int, range(32)] = 0
     scr: U8 = 0
     divisor: U16 = 12  # 9600 baud
     overrun: bool = False
-    delta: U8 = 0  # MSR: which inputs changed
+    delta: Annotated[int, range(16)] = 0  # MSR: which inputs changed
     thre: bool = False  # the transmitter-empty interrupt is pending
     timeout: bool = False  # bytes below the trigger level have waited long enough
-    fifo: bytearray = field(default_factory=bytearray)
+    fifo: Annotated[bytearray, AtMost(_FIFO)] = field(default_factory=bytearray)
     queue: bytearray = field(default_factory=bytearray)
 
 
@@ -157,7 +157,10 @@ class Uart16550:
 
     def load(self, state: dict[str, Any]) -> None:
         """Put a saved state back; the clock restores the timer."""
-        self.state = unpack(State, state, self.name)
+        loaded = unpack(State, state, self.name)
+        if loaded.fcr & ~0xC9 or (loaded.fcr and not loaded.fcr & 1):
+            raise misfit(f"{self.name}.fcr", f"{loaded.fcr:#x} has bits that cannot be set")
+        self.state = loaded
         self._irq.level = self._interrupting()
         self._polls = 0
 

@@ -16,6 +16,7 @@ from tt.vmm.devices.virtio_pci import Queue
 from tt.vmm.devices.virtqueue import Chain
 from tt.vmm.messages import SECTOR, Answer, DiskDiscard, DiskFlush, DiskRead, DiskWrite, Message
 from tt.vmm.router import Port
+from tt.vmm.state import misfit
 from tt.vmm.wiring import size_of
 
 _HEADER = struct.Struct("<IIQ")  # type, priority, sector
@@ -80,20 +81,21 @@ class VirtioBlk:
 
     def save(self) -> dict[str, Any]:
         """Return the requests that are not answered yet, in the order in which they came."""
-        if not self._in_flight:
-            return {}
-        return {
-            "in_flight": [[c.head, [list(part) for part in c.writable]] for c in self._in_flight.values()]
-        }
+        return {"in_flight": [chain.save() for chain in self._in_flight.values()]} if self._in_flight else {}
 
     def load(self, state: dict[str, Any]) -> None:
         """Put a saved state back."""
         self._in_flight = {}
         if not state:
             return
-        for head, parts in state["in_flight"]:
-            assert self._queue is not None
-            self._in_flight[head] = self._queue.held(head, [(addr, size) for addr, size in parts])
+        where, queue, held = f"{self._port.name}'s requests", self._queue, state.get("in_flight")
+        if set(state) != {"in_flight"} or not isinstance(held, list) or not held or queue is None:
+            raise misfit(where, "a list of them was expected, and a queue for them")
+        for at, saved in enumerate(held):
+            chain = queue.held(saved, f"{where}[{at}]")
+            if chain.head in self._in_flight or not chain.writable_size:
+                raise misfit(f"{where}[{at}]", "there is another, or no room for its status")
+            self._in_flight[chain.head] = chain
 
     def _begin(self, queue: Queue, chain: Chain) -> None:
         request = chain.read()

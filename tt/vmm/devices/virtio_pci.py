@@ -13,12 +13,12 @@ without MSI-X:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from tt.vmm.devices.device import U8, U16, U32, misfit, pack, unpack
 from tt.vmm.devices.virtqueue import BrokenRing, Chain, QueueState, Virtqueue
 from tt.vmm.line import Line
 from tt.vmm.memory import Memory
+from tt.vmm.state import U8, U16, U32, misfit, pack, unpack
 
 BAR_SIZE = 0x40
 VENDOR = 0x1AF4
@@ -123,9 +123,9 @@ class Queue:
         except IndexError:
             self.give_up()
 
-    def held(self, head: int, writable: list[tuple[int, int]]) -> Chain:
-        """Return a chain that the backend held when it was saved."""
-        return self._ring.held(head, writable)
+    def held(self, saved: object, where: str) -> Chain:
+        """Return a chain that the backend held when it was saved; raises `BadState`."""
+        return self._ring.held(saved, where)
 
     def give_up(self) -> None:
         """Stop the device: the driver has asked for something that makes no sense."""
@@ -139,7 +139,7 @@ class State:
     guest_features: U32 = 0
     select: U16 = 0
     status: U8 = 0
-    isr: U8 = 0
+    isr: Annotated[int, range(2)] = 0
     broken: bool = False
     queues: list[QueueState] = field(default_factory=list)
 
@@ -217,6 +217,10 @@ class VirtioPci:
         s = unpack(State, state, self.name)
         if len(s.queues) != len(self._queues):
             raise misfit(self.name, f"{len(s.queues)} queues instead of {len(self._queues)}")
+        if s.guest_features & ~self.backend.features:
+            raise misfit(f"{self.name}.guest_features", "some of them were never offered")
+        if s.broken and not s.status & _NEEDS_RESET:
+            raise misfit(f"{self.name}.status", "a device that gave up says so")
         self.state = s
         for index, (queue, saved) in enumerate(zip(self._queues, s.queues, strict=True)):
             queue.state = saved

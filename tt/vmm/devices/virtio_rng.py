@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tt.events import Kind
-from tt.vmm.devices.device import misfit
 from tt.vmm.devices.virtio_pci import Queue
 from tt.vmm.devices.virtqueue import Chain
 from tt.vmm.nondeterminism import Door
+from tt.vmm.state import misfit
 
 PCI_CLASS = 0x00_FF_00  # no class of its own
 _MOST = 4096  # bytes a request: every byte is recorded

@@ -11,10 +11,11 @@ configuration") and 2.4.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from tt.vmm.devices.device import U16, U32
 from tt.vmm.memory import Memory
+from tt.vmm.state import U16, U32, U64, misfit, pack, unpack
 
 PAGE = 4096
 _DESCRIPTOR = struct.Struct("<QIHH")
@@ -37,6 +38,22 @@ class QueueState:
     used: U16 = 0  # chains put into the used ring, modulo 2**16
 
 
+@dataclass(slots=True)
+class Buffer:
+    """One buffer in guest-physical memory."""
+
+    addr: U64 = 0
+    size: U32 = 0
+
+
+@dataclass(slots=True)
+class HeldChain:
+    """What a saved state has of a chain that its device still holds."""
+
+    head: U16 = 0
+    writable: list[Buffer] = field(default_factory=list)
+
+
 class Chain:
     """One descriptor chain: buffers the device reads, then buffers it writes.
 
@@ -55,6 +72,10 @@ class Chain:
     def writable_size(self) -> int:
         """Bytes that fit the writable buffers."""
         return sum(size for _, size in self.writable)
+
+    def save(self) -> dict[str, Any]:
+        """Return the head and the writable buffers as plain data."""
+        return pack(HeldChain(self.head, [Buffer(addr, size) for addr, size in self.writable]))
 
     def read(self) -> bytes:
         """Return what the readable buffers hold; raises `IndexError` outside RAM."""
@@ -85,9 +106,14 @@ class Virtqueue:
         """Set the queue up at page `pfn`, empty; 0 takes it down."""
         self.state = QueueState(pfn)
 
-    def held(self, head: int, writable: list[tuple[int, int]]) -> Chain:
-        """Return a chain that was taken earlier, of a saved state: what can still be written of it."""
-        return Chain(self._memory, head, writable)
+    def held(self, saved: object, where: str) -> Chain:
+        """Return a chain that `Chain.save` described: what can still be written of it; raises `BadState`."""
+        s = unpack(HeldChain, saved, where)
+        if s.head >= self.num:
+            raise misfit(f"{where}.head", f"{s.head} in a table of {self.num}")
+        if any(part.addr + part.size > self._memory.size for part in s.writable):
+            raise misfit(f"{where}.writable", "a buffer is outside memory")
+        return Chain(self._memory, s.head, [(part.addr, part.size) for part in s.writable])
 
     def take(self) -> Chain | None:
         """Return the next available chain, or None when there is no more.

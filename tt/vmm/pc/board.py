@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tt.errors import BadInput, UsageError
+from tt.errors import UsageError
 from tt.vmm.clock import Clock
 from tt.vmm.devices import virtio_blk, virtio_pci, virtio_rng
 from tt.vmm.devices.cmos import Cmos
@@ -31,6 +31,7 @@ from tt.vmm.messages import ConsoleInput, ConsoleWrite
 from tt.vmm.nondeterminism import Door
 from tt.vmm.pc import firmware as left_behind
 from tt.vmm.router import Router
+from tt.vmm.state import misfit
 from tt.vmm.wiring import wire_console, wire_disk
 
 MAX_DISKS = SLOTS - 2
@@ -173,15 +174,20 @@ class Board:
     def load(self, state: dict[str, Any]) -> None:
         """Put a saved state back and tell the CPU the level of INTR.
 
-        The clock is loaded by its owner.  Raises `BadInput` when the state is
-        not that of a board with the same devices.
+        The clock is loaded by its owner.  Raises `BadState` when this board could not
+        have saved it.
         """
+        if not isinstance(state, dict):
+            raise misfit("the board", "a table of devices was expected")
         odd = (set(state) - {"router"}) ^ set(self.devices)
         if odd:
-            raise BadInput(f"saved state is of another machine: devices differ ({', '.join(sorted(odd))})")
+            raise misfit("the board", f"devices differ: {', '.join(sorted(map(str, odd)))}")
         for name, device in self.devices.items():
             device.load(state[name])
-        self.router.load(state.get("router", {}))
+        if "router" in state:
+            self.router.load(state["router"])
+        else:
+            self.router.start_over()
         self._on_intr(self._intr.level)
 
     # Building.
