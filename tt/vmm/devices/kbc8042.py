@@ -21,8 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from tt.vmm.devices.device import U8, pack, unpack
 from tt.vmm.line import Line
+from tt.vmm.state import U8, misfit, pack, unpack
 
 DATA, COMMAND = 0, 4  # offsets from port 0x60
 
@@ -94,8 +94,11 @@ class KeyboardController:
         return pack(self.state)
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put a saved state back."""
-        self.state = unpack(State, state, self.name)
+        """Put a saved state back; raises `BadState`."""
+        loaded = unpack(State, state, self.name)
+        if loaded.flags & ~(_FULL | _WAS_COMMAND | _SECOND | _TIMEOUT):
+            raise misfit(f"{self.name}.flags", f"{loaded.flags:#x} has bits that are kept elsewhere")
+        self.state = loaded
         self._irq.level = self._interrupting()
 
     def _command(self, command: int) -> None:
@@ -155,8 +158,11 @@ class SystemControlA:
         return pack(self.state)
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put a saved state back."""
-        self.state = unpack(ControlState, state, self.name)
+        """Put a saved state back; raises `BadState`."""
+        loaded = unpack(ControlState, state, self.name)
+        if loaded.control & ~9:
+            raise misfit(f"{self.name}.control", f"{loaded.control:#x} has bits that are not kept")
+        self.state = loaded
 
 
 @dataclass(slots=True)
