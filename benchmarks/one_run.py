@@ -27,25 +27,30 @@ def record_guest(
     script: str = "",
     seed: int | None = None,
     settings: dict[str, int] | None = None,
+    checkpoint_ticks: int | None = None,
 ) -> dict[str, Any]:
     """Record a guest headless until it waits for input, or run it the same way with logging off.
 
-    The lines of `script` are typed at its prompts.  `settings` replaces constants of `tt.recording`.
+    The lines of `script` are typed at its prompts.  `settings` replaces constants of `tt.recording`
+    and of `tt.vmm.spacing`.
     """
     import tt.recording
+    import tt.vmm.spacing
     from tt.cli.keyboard import script_lines
     from tt.vmm.engine import FOREVER
     from tt.vmm.live import LiveSource, seeded_entropy
 
     for name, value in (settings or {}).items():
-        getattr(tt.recording, name)  # a name that is gone would otherwise change nothing
-        setattr(tt.recording, name, value)
+        module = tt.recording if hasattr(tt.recording, name) else tt.vmm.spacing
+        getattr(module, name)  # a name that is gone would otherwise change nothing
+        setattr(module, name, value)
     result = tt.recording.record(
         _config(guest, epoch),
         Path(out) if out else None,
         LiveSource(script=script_lines(script.encode())),
         overwrite=True,
         max_ticks=ticks or FOREVER,
+        checkpoint_ticks=checkpoint_ticks,
         entropy=os.urandom if seed is None else seeded_entropy(seed),
     )
     return {"ticks": result.end_tick, "run_s": result.host_s, "reason": result.reason}

@@ -305,7 +305,9 @@ def measure_opening(found: Found, path: Path, rounds: int) -> None:
     )
 
 
-def record_command(options: argparse.Namespace, out: Path | None, **settings: int) -> list[str]:
+def record_command(
+    options: argparse.Namespace, out: Path | None, checkpoint_ticks: int | None = None, **settings: int
+) -> list[str]:
     """Return the command that records the workload, with constants of `tt.recording` replaced."""
     return bench.tt_run(
         "record",
@@ -316,6 +318,7 @@ def record_command(options: argparse.Namespace, out: Path | None, **settings: in
         script=WORKLOAD,
         seed=1,
         settings=settings,
+        checkpoint_ticks=checkpoint_ticks,
     )
 
 
@@ -324,7 +327,7 @@ def measure_recording(found: Found, options: argparse.Namespace, folder: Path, p
     bare = folder / "bare.tt"
     contenders = {
         "with checkpoints": lambda: bench.run_process(record_command(options, path)),
-        "without": lambda: bench.run_process(record_command(options, bare, CHECKPOINT_EVERY_TICKS=NEVER)),
+        "without": lambda: bench.run_process(record_command(options, bare, 0)),
         "no log": lambda: bench.run_process(record_command(options, None)),
     }
     for contender in contenders.values():
@@ -339,8 +342,8 @@ def measure_dense(found: Found, options: argparse.Namespace, folder: Path) -> No
     """Record with `DENSE` checkpoints, however much they cost."""
     dense = folder / "dense.tt"
     every = max(1, found.ticks // DENSE)
-    settings = {"CHECKPOINT_EVERY_TICKS": every, "TICKS_PER_PAGE": 0, "CHECKPOINT_RAM": DENSE}
-    bench.run_process(record_command(options, dense, **settings))
+    settings = {"TICKS_PER_PAGE": 0, "CHECKPOINT_RAM": DENSE}
+    bench.run_process(record_command(options, dense, every, **settings))
     found.space[f"one every {every:,} ticks"] = space_of(dense)
     dense.unlink()
 

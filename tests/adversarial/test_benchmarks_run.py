@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from adversary_rig import ROOT
 
-HELPERS = {"side_by_side", "one_run", "travel_report", "qemu_reverse"}
+HELPERS = {"side_by_side", "one_run", "travel_report", "qemu_reverse", "all"}
 SCRIPTS = sorted({path.stem for path in (ROOT / "benchmarks").glob("*.py")} - HELPERS)
 
 
@@ -24,6 +24,7 @@ def test_they_are_all_known() -> None:
 QUICK = {
     "chronus_store": ["--writes", "2000", "--reads", "50"],
     "chronus_bisect": ["--writes", "3000", "--searches", "4"],
+    "far_write": ["--rounds", "2", "--guest", "DEBIAN", "--ticks", "100000000"],
     "guest_disk": ["--rounds", "1", "--guest", "DEBIAN"],
 }
 # It builds a server and searches for minutes; test_chronus_bugs.py does the same.
@@ -44,3 +45,18 @@ def test_it_runs(debian: Path, script: str) -> None:
             assert len(json.loads(done.stdout)) >= 2 or json.loads(done.stdout)["runs"]
         else:
             assert "|--" in done.stdout or "writes" in done.stdout
+
+
+@pytest.mark.slow
+def test_all_of_them_print_one_page(debian: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "all.py"), "--only", "recording", "bookkeeping"]
+    command += ["--ticks", "1000000", "--guest", str(debian.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert all(f"## {name}.py" in done.stdout for name in ("recording", "bookkeeping"))
+    assert done.stdout.startswith("# Benchmarks") and " UTC by " in done.stdout and "|--" in done.stdout
+
+
+def test_all_of_them_means_all() -> None:
+    text = (ROOT / "benchmarks" / "all.py").read_text()
+    assert all(f'"{name}"' in text for name in SCRIPTS)
