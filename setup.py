@@ -4,6 +4,7 @@ import sys
 from importlib.resources import files
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -33,12 +34,14 @@ class Build(build_ext):
 
     def run(self) -> None:
         super().run()
-        # By path: importing the package would want the engine.
+        # By path, and with a `tt` in which nothing is looked for: the package itself wants a built engine.
         spec = spec_from_file_location("guest_build", "tt/vmm/denali/guest_build.py")
         assert spec is not None and spec.loader is not None
         guest_build = module_from_spec(spec)
         package = Path("tt") if self.inplace else Path(self.build_lib) / "tt"
-        sys.path.insert(0, str(Path.cwd()))  # it imports tt.errors, which imports nothing
+        bare = ModuleType("tt")
+        bare.__path__ = ["tt"]  # it imports tt.errors, which imports nothing
+        sys.modules["tt"] = bare
         spec.loader.exec_module(guest_build)
         guest_build.build_kit(Path("guests/denali"), package / "_guests" / "denali")
 

@@ -19,6 +19,7 @@ from tt.events import Kind
 from tt.travel import Timeline
 from tt.travel.code import LONGEST, decode, here
 from tt.travel.stops import Breakpoint
+from tt.vmm.denali.registers import PAGE, REGISTER_PAGE, Call, Register
 from tt.vmm.linear import linear_pc, linear_sp, readable
 
 LONGEST_TICKS = 20_000_000
@@ -27,11 +28,11 @@ LONGEST_TICKS = 20_000_000
 _MOST_INTERRUPTS = 32  # that are looked at: a handler of many others is passed by
 _FRAME_WORDS = 24  # of stack that are searched: a handler may have pushed something already
 _PROTECTED = 1  # in CR0
-_DENALI_RETURNS = (2, 3)  # RAX: return from event, return from exception
-# In the Denali register page: docs/denali-machine.md.
-_DENALI_PAGE = 0x1000
-_EVENT_HANDLER, _EVENT_FRAME = 0x30, 0x100
-_EXCEPTION_HANDLER, _EXCEPTION_FRAME = 0x38, 0x140
+_DENALI_RETURNS = (Call.RETURN_FROM_EVENT, Call.RETURN_FROM_EXCEPTION)  # in RAX
+_DENALI_UPCALLS = (  # where the register page says the handler is, and what was interrupted
+    (Register.EVENT_HANDLER, Register.EVENT_RIP),
+    (Register.EXCEPTION_HANDLER, Register.EXCEPTION_RIP),
+)
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def successor(timeline: Timeline, context: Context) -> int | None:
 
 
 def _denali_frame(timeline: Timeline, pc: int, before: Context) -> bool:
-    page = timeline.machine.engine.read(_DENALI_PAGE, 0x180)
-    for handler_at, frame_at in ((_EVENT_HANDLER, _EVENT_FRAME), (_EXCEPTION_HANDLER, _EXCEPTION_FRAME)):
+    page = timeline.machine.engine.read(REGISTER_PAGE, PAGE)
+    for handler_at, frame_at in _DENALI_UPCALLS:
         (handler,) = struct.unpack_from("<Q", page, handler_at)
         rip, _flags, rsp = struct.unpack_from("<3Q", page, frame_at)
         if handler <= pc <= handler + LONGEST and (rip, rsp) == (before.rip, before.rsp):

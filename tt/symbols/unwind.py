@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from tt.symbols.orc import BP, BP_INDIRECT, DI, DX, PREV_SP, R10, R13, SP, SP_INDIRECT, Orc, Rule
 from tt.symbols.table import OrcPlace, SymbolTable
+from tt.vmm.denali.registers import REGISTER_PAGE, Register
 
 Read = Callable[[int, int], bytes]
 
@@ -41,7 +42,10 @@ _OUTERMOST = (
 )
 # The Denali kit's entries for upcalls (guests/denali/start.S): where the machine put RIP, RFLAGS, RSP and
 # RAX, and the stack on which the kit saves the rest, RBP as the sixth.
-_UPCALLS = {"event_upcall": (0x1100, "event_stack_top"), "exception_upcall": (0x1140, "exception_stack_top")}
+_UPCALLS = {
+    "event_upcall": (REGISTER_PAGE + Register.EVENT_RIP, "event_stack_top"),
+    "exception_upcall": (REGISTER_PAGE + Register.EXCEPTION_RIP, "exception_stack_top"),
+}
 _ENTRIES = ("entry_", "asm_", "error_", "syscall_", "swapgs_")
 _STACK_SIZE = 16 << 10  # THREAD_SIZE of a 64-bit kernel, and what it is aligned to
 _THUNKS = ("__x86_indirect_thunk", "__x86_return_thunk")
