@@ -4,7 +4,8 @@
     python traces/make.py [FOLDER]
 
 writes `denali-demo-v<version>.tt` (the whole demo on a small blank disk, ended
-by the guest), and `denali-cut-v<version>.tt` (the same, cut off: not sealed) into
+by the guest), `denali-cut-v<version>.tt` (the same, cut off: not sealed), and
+`denali-parents-v<version>.tt` (the demo's disk and console have parents) into
 FOLDER, by default this one.  A trace that exists is never replaced: traces of
 old versions are what shows that they still open.  See docs/trace-format.md.
 """
@@ -24,6 +25,9 @@ from tt.replay import verify
 from tt.vmm.config import DiskConfig
 from tt.vmm.configure import configure_denali
 from tt.vmm.live import LiveSource
+from tt.vmm.machine import Machine
+from tt.vmm.messages import ConsoleInput, DiskRead, DiskSize, DiskWrite
+from tt.vmm.router import Call
 
 DISK_BYTES = 5 * 4096
 EPOCH = 1_700_000_000
@@ -43,10 +47,40 @@ def main(folder: Path) -> None:
     if not cut.exists():
         with Trace.open(whole) as trace, TraceWriter(cut, trace.meta) as writer:
             cut_off(trace, writer)
-    for path in (whole, cut):
+    parents = folder / f"denali-parents-v{VERSION}.tt"
+    if not parents.exists():
+        source = LiveSource()
+        source.type(TYPED)
+        record(config, parents, source, checkpoint_ticks=9_000_000, on_start=with_parents)
+    for path in (whole, cut, parents):
         with Trace.open(path) as trace:
             assert verify(trace).good, path
             print(f"{path}: {path.stat().st_size:,} bytes, {trace.end_tick:,} ticks")
+
+
+def with_parents(machine: Machine) -> None:
+    """Put parents before the disk (late, and with a copy of each write) and the console (in capitals)."""
+
+    def disk(call: Call) -> None:
+        if isinstance(call.message, DiskSize):
+            call.pass_on()
+            return
+        if isinstance(call.message, DiskWrite):
+            call.ask(DiskWrite(4 * 8, call.message.data))
+        if isinstance(call.message, DiskRead) and call.message.lba == 0:
+            call.ask(call.message, lambda data: call.after(70_000, lambda: call.answer(data or b"")))
+        else:
+            call.after(100_000, call.pass_on)
+
+    def console(call: Call) -> None:
+        message = call.message
+        if isinstance(message, ConsoleInput):
+            call.pass_on(ConsoleInput(message.data.swapcase()))
+        else:
+            call.pass_on()
+
+    machine.router.interpose("disk0", disk)
+    machine.router.interpose("console0", console)
 
 
 def cut_off(trace: Trace, writer: TraceWriter) -> None:

@@ -10,10 +10,12 @@ from parents_rig import denali_guest, pc_guest, record_with, replays
 
 from tt.events import Kind
 from tt.log import Trace
+from tt.recording import record
 from tt.replay import verify
 from tt.travel import Timeline
 from tt.vmm.config import DiskConfig, MachineConfig
 from tt.vmm.configure import configure_denali, configure_pc
+from tt.vmm.live import LiveSource
 from tt.vmm.machine import Machine
 from tt.vmm.messages import (
     ConsoleInput,
@@ -277,3 +279,35 @@ def test_nobody_between_is_as_before(kind: str, machines: dict[str, MachineConfi
         others = set(Kind) - parents - {Kind.CONSOLE}
         assert list(second.events(kinds=others)) == list(first.events(kinds=others))
         assert [event.kind for event in first.events(kinds=parents)] == []
+
+
+@pytest.mark.slow
+def test_debian_with_parents(debian_image: Path, tmp_path: Path) -> None:
+    """A real kernel and its drivers: late answers with interrupts, a console that is watched, typed input."""
+    path = tmp_path / "debian.tt"
+
+    def later(call: Call) -> None:
+        if isinstance(call.message, DiskSize):
+            call.pass_on()
+        else:
+            call.after(2_000_000, call.pass_on)
+
+    def shout(call: Call) -> None:
+        if isinstance(call.message, ConsoleInput):
+            call.pass_on(ConsoleInput(call.message.data.replace(b"whoami", b"echo parents")))
+        else:
+            call.pass_on()
+
+    def start(machine: Machine) -> None:
+        machine.router.interpose("disk0", later)
+        machine.router.interpose("console0", shout)
+
+    config = configure_pc(debian_image, epoch=EPOCH)
+    source = LiveSource(script=[b"whoami\n", b"sync\n"])
+    record(config, path, source, on_start=start)
+    with Trace.open(path) as trace:
+        text = "\n".join(line for _tick, _unit, line in trace.console_lines())
+        assert "parents" in text and "root" not in text.split("parents", 1)[1]
+        assert sum(1 for _ in trace.events(kinds={Kind.PARENT_LATER})) > 100
+        verdict = verify(trace)
+    assert verdict.good, verdict.message
