@@ -73,9 +73,13 @@ class MachineConfig:
         texts = [config.machine, config.clock, config.boot_kind, config.cmdline]
         texts += [text for disk in config.disks for text in (disk.path, disk.digest)]
         if not all(isinstance(text, str) and "\0" not in text for text in texts):
-            raise BadInput("the trace's description of its machine is damaged (a text that is none)")
+            raise BadInput(
+                "the trace's description of its machine is damaged (a text is missing, or holds a zero byte)"
+            )
         if not isinstance(config.discard, bool) or not isinstance(config.firmware, bool):
-            raise BadInput("the trace's description of its machine is damaged (a word that is none)")
+            raise BadInput(
+                "the trace's description of its machine is damaged (`discard` is neither true nor false)"
+            )
         numbers = [config.mem_bytes, config.period_ns, config.epoch, *(disk.size for disk in config.disks)]
         if not all(isinstance(n, int) and 0 <= n < 1 << 62 for n in numbers) or not config.period_ns:
             raise BadInput("the trace's description of its machine has impossible numbers in it")

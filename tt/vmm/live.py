@@ -1,4 +1,4 @@
-"""The live side of the door: typed input, host time, idling for real or jumping ahead."""
+"""The live side of the door: typed input, host time, and how an idle guest's time passes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from tt.events import Event, Kind
 
 COMMIT_EVERY_S = 0.5
-"""How often a live machine comes up for air, so that its recorder can commit."""
+"""Host seconds between pauses of a live machine, in which its recorder can commit."""
 
 _LINE_GAP_NS = 20_000_000  # guest time that a prompt must stand before the next line is typed
 
@@ -48,7 +48,7 @@ class LiveSource:
         prompts: bool = True,
     ) -> None:
         self.pace = pace
-        self.forever = forever  # an idle guest with no input to come goes on: somebody set another end
+        self.forever = forever  # the end of the script ends nothing: the recording has another end
         self.feeding = feeding
         self.prompts = prompts
         self.stop_requested = False
@@ -81,7 +81,7 @@ class LiveSource:
         self._arrived.set()
 
     def end_feeding(self) -> None:
-        """No line more will come."""
+        """Say that no more lines will come."""
         self.feeding = False
         self._arrived.set()
 
@@ -121,7 +121,7 @@ class LiveSource:
         return self.stop_requested or time.monotonic() >= self._air_at
 
     def breathed(self) -> None:
-        """The owner did what a pause is for."""
+        """Take note that the owner did what the pause was for."""
         self._air_at = time.monotonic() + COMMIT_EVERY_S
 
     def idle(self, tick: int, most_ns: int | None) -> int | None:
@@ -147,7 +147,7 @@ class LiveSource:
         begin = time.monotonic()
         late_s = begin - self._ahead_s - now / 1e9  # how far guest time lags behind
         if most_ns is not None and late_s * 1e9 >= most_ns:
-            if late_s > 1:  # a guest that cannot keep up is not made to hurry for ever
+            if late_s > 1:  # too slow for the host's clock: start again from now
                 self._ahead_s = begin - (now + most_ns) / 1e9
             return most_ns
         wait = min(
@@ -159,7 +159,7 @@ class LiveSource:
         return passed if most_ns is None else min(passed, most_ns)
 
     def _wait(self, seconds: float) -> None:
-        """Wait until something arrives, for so long at most."""
+        """Wait until something arrives, `seconds` at most."""
         if not self.stop_requested:
             self._arrived.wait(seconds)
         self._arrived.clear()

@@ -25,7 +25,7 @@ from tt.vmm.state import Ns, misfit, unpack
 from tt.vmm.wiring import store
 
 SLICE_TICKS = 16_000_000
-"""The longest that the engine runs before it looks at the world again: some 50 ms."""
+"""Most ticks that the engine runs before the machine looks for inputs and pauses again."""
 
 
 _TRAPS = {BREAK: "break", WATCH: "watch", CATCH: "catch"}
@@ -220,7 +220,7 @@ class Machine(abc.ABC):
                 )
         else:
             name = event.data.decode("ascii", "replace")
-            try:  # to set it to what it is
+            try:  # setting a register to its own value shows whether it can be set
                 self.engine.set_register(name, self.engine.registers()[name])
             except (KeyError, EngineError) as e:
                 why = e if isinstance(e, EngineError) else f"there is no register {name[:20]!r}"

@@ -129,7 +129,7 @@ class DenaliBoard:
         registers[Register.CPU_HZ] = 1_000_000_000 // self._clock.period_ns
         registers[Register.MEM_BYTES] = self._memory.size
         registers[Register.QUANTUM_TICKS] = self.quantum_ticks
-        # Nobody listens at the door yet: power-on asks it nothing, not even the host's time.
+        # The door has no subscribers yet, so power-on must not ask it anything: not even the host's time.
         now_ns = self._clock.now()
         self._refresh(now_ns, self._epoch_ns + now_ns)
         return PowerOn(rip=image.entry, rsp=self._memory.size)

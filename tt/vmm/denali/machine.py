@@ -79,7 +79,7 @@ class DenaliMachine(Machine):
         if self._board.terminated is not None:
             self.end(f"terminated with status {self._board.terminated}")
         elif self._board.idling:
-            self.engine.limit = self.engine.tick  # not one instruction more
+            self.engine.limit = self.engine.tick  # stop before the next instruction
         return result
 
     def _attend(self) -> None:

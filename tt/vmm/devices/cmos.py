@@ -35,7 +35,7 @@ _PM = 0x80
 
 @dataclass(slots=True)
 class State:
-    """Registers, and where the clock stands relative to the one it was given."""
+    """The registers, and how far the guest has set the clock off from the machine's own."""
 
     index: Annotated[int, range(128)] = 0
     a: Annotated[int, range(128)] = 0x26  # 32768 Hz crystal, periodic rate 1024 Hz
@@ -248,7 +248,7 @@ class Cmos:
         self._rearm(*self._settle())
 
     def _rearm(self, now: int, wall: int) -> None:
-        # A flag that is up asks for nothing more until register C is read.
+        # A flag that is set raises no new interrupt until register C is read.
         s = self.state
         wanted = s.b & ~s.c
         times = []

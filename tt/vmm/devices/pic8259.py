@@ -253,7 +253,7 @@ class Pic8259:
         return pack(State(self.master.state, self.slave.state, self._intr.level))
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put a saved state back, levels of the lines included; nobody is told of a change."""
+        """Put a saved state back, levels of the lines included; their listeners are not called."""
         s = unpack(State, state, self.name)
         self.master.state, self.slave.state = s.master, s.slave
         self._intr.level = s.intr

@@ -23,7 +23,7 @@ HZ = 1_193_182
 _SECOND_NS = 1_000_000_000
 _CONTROL = 3
 _LATCH, _LOW, _HIGH, _BOTH = range(4)  # the access field of a control word
-# The largest count is 0x10000, in BCD 10000 (or 16665, from digits that are none).
+# The largest count is 0x10000, in BCD 10000 (or 16665, where the guest writes digits above 9).
 Count = Annotated[int, range(1, 0x10001)]
 PitClock = Annotated[int, range(-(1 << 20), 1 << 53)]
 
@@ -289,8 +289,8 @@ class Pit8254:
             if not value & 0x30:
                 return  # a latch command changes nothing
         if offset == 0:
-            # OUT's low pulses are shorter than anything a guest sees: the line stays
-            # high but in mode 0, whose OUT is low until the count has run out.
+            # OUT's low pulses last one PIT clock, and no guest can see them: the line stays high,
+            # except in mode 0, where OUT is low until the count has run out.
             channel = channels[0]
             self._drive(channel.mode != 0 or channel.out(t))
             self._rearm(t)

@@ -33,8 +33,8 @@ _RDI, _THRI, _RLSI, _MSI = 1, 2, 4, 8  # IER
 _DLAB = 0x80  # LCR
 _LOOP = 0x10  # MCR
 _DR, _OE, _EMPTY = 0x01, 0x02, 0x60  # LSR; THRE and TEMT together
-_LISTENS = 3  # looks for input in a row that are no waiting for the transmitter
-_INSISTS = 1000  # ... after which `on_poll` is told, each time
+_LISTENS = 3  # reads of LSR without a byte sent in between that show a guest looking for input
+_INSISTS = 1000  # such reads after which `on_poll` is called, each time
 _CONNECTED = 0xB0  # MSR: CTS, DSR and DCD, as from a terminal that is on
 
 

@@ -57,7 +57,7 @@ class VirtioBlk:
         sectors = size_of(self._port)
         if not self._discard:
             return sectors.to_bytes(8, "little")
-        # Of a discard most sectors, most ranges, alignment; of zeros most sectors and ranges, may unmap.
+        # Limits of a discard: sectors, ranges, alignment.  Of writing zeros: sectors, ranges, may unmap.
         return _CONFIG.pack(sectors, _MAX_ZEROED, 1, 8, _MAX_ZEROED, 1, 1)
 
     def activate(self, index: int, queue: Queue | None) -> None:

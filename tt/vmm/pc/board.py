@@ -3,7 +3,7 @@
     IRQ 0 timer    2 cascade    4 COM1    8 clock    10, 11 PCI INTA#, by slot
     PCI slot 0 host bridge, 1... disks in order, then the entropy source
 
-Ports nobody claims read all ones and ignore writes.  Without `firmware`, as on the
+Ports that belong to no device read all ones and ignore writes.  Without `firmware`, as on the
 board of older traces, so do the keyboard controller's, but for its reset command.
 """
 
@@ -149,7 +149,7 @@ class Board:
     def wakes_ns(self) -> int | None:
         """Return the guest ns of the next timer; None if none can ever interrupt."""
         if self._firmware and self.pic.master.state.imr & 1:
-            # Timer 0 goes on for ever; alone and masked, it wakes nobody.
+            # Timer 0 fires for ever; if it is the only timer, and masked, nothing can wake the guest.
             others = (t.deadline for t in self._clock.timers if t.name != self.pit.name)
             if all(deadline is None for deadline in others):
                 return None
