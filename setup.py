@@ -1,5 +1,10 @@
-"""Build the engine against the Unicorn wheel; everything else is in pyproject.toml."""
+"""Build the engine against the Unicorn wheel; everything else is in pyproject.toml.
 
+`TT_SANITIZE=1` in the environment builds an engine for tests (`.ci/sanitized`): it checks each of its
+own accesses to memory, and guest pages lie scattered (`tt/vmm/engine/memory.h`).
+"""
+
+import os
 import sys
 from importlib.resources import files
 from importlib.util import module_from_spec, spec_from_file_location
@@ -11,7 +16,12 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ENGINE = Path("tt/vmm/engine")
-FLAGS = ("-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter")
+FLAGS = ["-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+SANITIZE = (
+    ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if os.getenv("TT_SANITIZE") else []
+)
+if SANITIZE:
+    FLAGS += [*SANITIZE, "-g", "-fno-omit-frame-pointer", "-DTT_SCATTER"]
 unicorn = Path(str(files("unicorn")))
 
 engine = Extension(
@@ -23,9 +33,13 @@ engine = Extension(
     extra_objects=[str(unicorn / "lib" / "libunicorn.so.2")],
     runtime_library_dirs=["$ORIGIN/../../../unicorn/lib"],
     extra_compile_args=["-std=gnu11", "-O2", *FLAGS],
+    extra_link_args=SANITIZE,
 )
 pages = Extension(
-    "tt.log._pages", sources=["tt/log/_pages.pyx"], extra_compile_args=["-std=gnu11", "-O3", *FLAGS]
+    "tt.log._pages",
+    sources=["tt/log/_pages.pyx"],
+    extra_compile_args=["-std=gnu11", "-O3", *FLAGS],
+    extra_link_args=SANITIZE,
 )
 
 

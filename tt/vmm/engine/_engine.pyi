@@ -6,6 +6,9 @@ a trace; those talk to the engine through its callbacks.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Self
+
+from typing_extensions import disjoint_base
 
 STOP: int
 """`Engine.run` came back because it reached the tick asked for, or `limit`."""
@@ -28,6 +31,7 @@ FOREVER: int
 def layout_probes() -> int:
     """Return how often this process looked where things lie in libunicorn: once, for the first engine."""
 
+@disjoint_base
 class Engine:
     """Make a CPU with `ram_size` bytes of zeroed RAM at guest-physical 0.
 
@@ -69,7 +73,7 @@ class Engine:
     The result, unless None, becomes RAX.  `tick` already counts the VMCALL.
     """
 
-    def __init__(self, ram_size: int, *, denali: bool = False, code_buffer: int = 0) -> None: ...
+    def __new__(cls, ram_size: int, *, denali: bool = False, code_buffer: int = 0) -> Self: ...
 
     # ---- time
 
@@ -212,6 +216,9 @@ class Engine:
         A later row wins over an earlier one; a leaf without a row reads as zeros.
         """
 
+    def double_bookkeeping(self) -> None:
+        """Count each block's instructions twice from now on: for a benchmark of what counting costs."""
+
     def count_instructions(self) -> None:
         """Count every instruction in `counted` too, by another mechanism; some five times slower.
 
@@ -269,6 +276,14 @@ class Engine:
         """Return the pages stored to since the last call: their numbers (u32, rising), what they hold.
 
         What the digest of RAM (`ram_digest`) is then, it is without further cost.
+        """
+
+    def page_names(self, pages: bytes | bytearray | memoryview) -> bytes:
+        """Return 16 bytes for each of the pages with these numbers (u32, as `take_changes` returns them).
+
+        Two pages of one number that have the same name hold the same.  After `take_changes`
+        or `ram_digest`, which make the names, it costs next to nothing.  Raises `IndexError` for a number
+        outside RAM, and `EngineError` for bytes that are no numbers.
         """
 
     fetch_page: Callable[[int], bytes | memoryview]

@@ -1,4 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
+# cython: embedsignature=True, embedsignature.format=clinic, auto_pickle=False, autotestdict=False
 """The thin skin over the C engine: types, errors and callbacks; the documentation is in _engine.pyi."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -16,7 +17,9 @@ BREAK = R_BREAK
 WATCH = R_WATCH
 CATCH = R_CATCH
 FOREVER = TT_FOREVER
-MUCH = 1 << 20  # bytes: a reader who asks for more is not believed before they are found mapped
+
+cdef enum:
+    MUCH = 1 << 20  # bytes: for more than that, memory is taken only after all are found mapped
 
 _GPR = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
         "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
