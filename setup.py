@@ -41,6 +41,11 @@ pages = Extension(
     extra_compile_args=["-std=gnu11", "-O3", *FLAGS],
     extra_link_args=SANITIZE,
 )
+crc32c = Extension(
+    "tt.vmm.boot._crc32c",
+    sources=["tt/vmm/boot/_crc32c.pyx"],
+    extra_compile_args=["-std=gnu11", "-O2", *FLAGS],
+)
 
 
 class Build(build_ext):
@@ -61,5 +66,6 @@ class Build(build_ext):
 
 
 setup(
-    ext_modules=cythonize([engine, pages], build_dir="build", language_level=3), cmdclass={"build_ext": Build}
+    ext_modules=cythonize([engine, pages, crc32c], build_dir="build", language_level=3),
+    cmdclass={"build_ext": Build},
 )

@@ -232,8 +232,8 @@ def test_a_broken_journal_is_passed_over(tmp_path: Path) -> None:
         (20, b"\x09\0\0\0", "contradicts itself"),
         (4, bytes(4), "contradicts itself"),
         (96, b"\x08\0\0\0", "journal device"),
-        (96, b"\0\0\0\x80", "features tt does not know"),
-        (96, b"\x01\0\0\0", "features tt does not know"),
+        (96, b"\0\0\0\x80", r"a feature tt does not know: bit 31 of incompat \(0x80000000\)"),
+        (96, b"\x01\0\0\0", "the feature compression, which tt does not read"),
         (56, b"\0\0", "holds no file system"),
     ],
 )

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from tt.errors import BadInput
 from tt.vmm.boot.ext import ExtFileSystem, Inode
+from tt.vmm.boot.fast_commit import Record
 from tt.vmm.boot.filetree import NotFound, Stat
 from tt.vmm.boot.journal import JournalCopy, Run
 
@@ -65,7 +66,6 @@ class ExtVolume(ExtFileSystem):
         self.budget: int | None = None
         self._cached: dict[int, bytes] = {}
         super().__init__(stream, where)
-        self._cached.clear()  # as they were before the journal was looked into
         stream.seek(1024)
         self.superblock = stream.read(1024)
 
@@ -94,17 +94,17 @@ class ExtVolume(ExtFileSystem):
         per_block = self.block_size // self._inode_size
         found = []
         total = 0
-        groups = min(self.group_count, -(-self._inodes // self._inodes_per_group))
+        groups = min(self.group_count, -(-self._inodes // self.inodes_per_group))
         with self._guard("/"):
             for group in range(groups):
-                used = self._inodes_per_group
+                used = self.inodes_per_group
                 if counted:
                     used = max(0, used - self._unused_inodes(group))
                 found.append(
                     Table(
                         self._inode_table(group),
-                        -(-self._inodes_per_group // per_block),
-                        group * self._inodes_per_group + 1,
+                        -(-self.inodes_per_group // per_block),
+                        group * self.inodes_per_group + 1,
                         used,
                     )
                 )
@@ -115,7 +115,7 @@ class ExtVolume(ExtFileSystem):
 
     def shape(self) -> tuple[object, ...]:
         """Return what of the superblock two views must share to be compared block by block."""
-        groups = self._blocks_per_group, self._inodes_per_group, self._first_data_block, self._first_meta_bg
+        groups = self._blocks_per_group, self.inodes_per_group, self._first_data_block, self._first_meta_bg
         return self.block_size, self._blocks, self._inodes, self._inode_size, *groups, self.uuid
 
     def geometry(self) -> tuple[object, ...]:
@@ -168,7 +168,7 @@ class ExtVolume(ExtFileSystem):
             return range(0)
         per_block = self.block_size // self._inode_size
         first = (block - table.start) * per_block
-        last = min(first + per_block, self._inodes_per_group)
+        last = min(first + per_block, self.inodes_per_group)
         return range(table.first_inode + first, table.first_inode + last)
 
     # Inodes
@@ -317,6 +317,14 @@ class ExtVolume(ExtFileSystem):
             self._cached[number] = found
         return found
 
+    def _forget(self) -> None:
+        self._cached.clear()
+
+    def write_block(self, number: int, data: bytes, record: Record) -> None:
+        """Let a block be `data` from now on, because of a record of a fast commit."""
+        self._cached.pop(number, None)
+        super().write_block(number, data, record)
+
     def _spend(self) -> None:
         if self.budget is not None:
             self.budget -= 1
@@ -330,7 +338,7 @@ class ExtVolume(ExtFileSystem):
             (high,) = struct.unpack_from("<H", descriptor, 0x32)
         (flags,) = struct.unpack_from("<H", descriptor, 0x12)
         unused: int = low | high << 16
-        return self._inodes_per_group if flags & _NO_INODES else min(unused, self._inodes_per_group)
+        return self.inodes_per_group if flags & _NO_INODES else min(unused, self.inodes_per_group)
 
 
 def candidates(old: ExtVolume, new: ExtVolume, written: set[int]) -> set[int]:

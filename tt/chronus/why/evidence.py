@@ -109,6 +109,8 @@ class _Volume:
         """Yield what shows the bytes at `offset` of the volume: their newest copy may be in the journal."""
         block, inside = divmod(offset, self.ext.block_size)
         copy = self.ext.newer.get(block)
+        if copy is not None and copy.data is not None:  # made by a fast commit, by this record last
+            what, inside, size = "its fast commit", copy.offset, _PIECE
         place = self.offset + (copy.block if copy is not None else block) * self.ext.block_size + inside
         write = last_write_at(self._history, place, self._instant)
         if write is not None:

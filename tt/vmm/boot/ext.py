@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import struct
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from tt.errors import BadInput
-from tt.vmm.boot import journal
+from tt.vmm.boot import ext_features, ext_replay, fast_commit, journal
 from tt.vmm.boot.filetree import FileSystem, Kind, Stat
 from tt.vmm.boot.journal import JournalCopy, Run
 
 # feature_incompat
-_RECOVER, _META_BG, _64BIT = 0x4, 0x10, 0x80
-_COMPRESSION, _JOURNAL_DEVICE = 0x1, 0x8
-_KNOWN_INCOMPAT = 0x3F7D6 | _RECOVER
+_FILETYPE, _RECOVER, _META_BG, _64BIT = 0x2, 0x4, 0x10, 0x80
 # feature_ro_compat
-_SPARSE_SUPER = 0x1
+_SPARSE_SUPER, _GDT_CSUM, _METADATA_CSUM = 0x1, 0x10, 0x400
 # feature_compat
-_SPARSE_SUPER2 = 0x200
+_HAS_JOURNAL, _SPARSE_SUPER2 = 0x4, 0x200
 
 _ROOT_INODE = 2
 _FLAG_ENCRYPTED, _FLAG_EXTENTS, _FLAG_INLINE = 0x800, 0x80000, 0x10000000
@@ -82,11 +80,12 @@ class ExtFileSystem(FileSystem[Inode]):
         log_block_size = u32(24)
         dynamic = u32(76) > 0
         compat, incompat, ro_compat = (u32(92), u32(96), u32(100)) if dynamic else (0, 0, _SPARSE_SUPER)
+        ext_features.check(where, compat, incompat, ro_compat)
         self._inode_size = u16(88) if dynamic else 128
         if log_block_size > 6:
             raise BadInput(f"ext file system on {where} is damaged: block size 2^{10 + log_block_size}")
         self.block_size = 1024 << log_block_size
-        self._blocks_per_group, self._inodes_per_group = u32(32), u32(40)
+        self._blocks_per_group, self.inodes_per_group = u32(32), u32(40)
         self._blocks, self._inodes = u32(4), u32(0)
         self._first_data_block = u32(20)
         self._descriptor_size = 32
@@ -94,11 +93,6 @@ class ExtFileSystem(FileSystem[Inode]):
             self._blocks |= u32(0x150) << 32
             self._descriptor_size = u16(0xFE) or 32
         self._check_geometry()
-        if incompat & _JOURNAL_DEVICE:
-            raise BadInput(f"{where} is an ext journal device: give the disk with the file system itself")
-        unknown = incompat & ~_KNOWN_INCOMPAT
-        if unknown or incompat & _COMPRESSION:
-            raise BadInput(f"ext file system on {where} has features tt does not know ({unknown or 1:#x})")
         self._first_meta_bg = u32(0x104) if incompat & _META_BG else None
         self._sparse = bool(ro_compat & _SPARSE_SUPER)
         self._backup_groups = (u32(0x24C), u32(0x250)) if compat & _SPARSE_SUPER2 else None
@@ -106,9 +100,19 @@ class ExtFileSystem(FileSystem[Inode]):
         self.uuid = str(uuid.UUID(bytes=sb[104:120]))
         self.label = sb[120:136].split(b"\0")[0].decode("utf-8", "replace")
         self._kept: dict[int, dict[str, int]] = {}
-        self._newer: Mapping[int, JournalCopy] = {}
+        self._newer: dict[int, JournalCopy] = {}
+        self._new_blocks = 0
+        self.has_file_types = bool(incompat & _FILETYPE)
+        self.counts_unused_inodes = bool(ro_compat & (_GDT_CSUM | _METADATA_CSUM))
         if incompat & _RECOVER:
-            self._newer = self._read_journal(u32(0xE0))
+            journal_number = u32(0xE0)
+            if compat & _HAS_JOURNAL and not journal_number:
+                device = uuid.UUID(bytes=sb[0xD0:0xE0])
+                raise BadInput(
+                    f"ext file system on {where} has its newest changes on a journal device of its own "
+                    f"(UUID {device}), which tt does not read: mount and unmount it with both devices first"
+                )
+            self._read_journal(journal_number)
 
     def _check_geometry(self) -> None:
         size = self._inode_size
@@ -116,7 +120,7 @@ class ExtFileSystem(FileSystem[Inode]):
             size < 128
             or size > self.block_size
             or size & (size - 1)
-            or not 0 < self._inodes_per_group <= 8 * self.block_size
+            or not 0 < self.inodes_per_group <= 8 * self.block_size
             or not self._blocks_per_group
             or not 32 <= self._descriptor_size <= 1024
             or self._first_data_block > 1
@@ -129,6 +133,9 @@ class ExtFileSystem(FileSystem[Inode]):
     def _blocks_at(self, number: int, count: int = 1) -> bytes:
         """Read whole blocks; raises `ValueError` past the end of the file system."""
         if number < 0 or number + count > self._blocks:
+            copy = self._newer.get(number) if count == 1 else None
+            if copy is not None and copy.data is not None:
+                return copy.data  # a block that only exists here
             raise ValueError(f"block {number + count - 1} is past the end")
         self._stream.seek(number * self.block_size)
         data = self._stream.read(count * self.block_size)
@@ -139,27 +146,68 @@ class ExtFileSystem(FileSystem[Inode]):
             patched = bytearray(data)
             for n in newer:
                 at = (n - number) * self.block_size
-                patched[at : at + self.block_size] = self._journal_copy(self._newer[n])
+                patched[at : at + self.block_size] = (
+                    self._newer[n].contents(self._raw_block) or patched[at : at + self.block_size]
+                )
             data = bytes(patched)
         return data
 
-    def _journal_copy(self, copy: JournalCopy) -> bytes:
-        self._stream.seek(copy.block * self.block_size)
-        data = self._stream.read(self.block_size)
-        return journal.MAGIC + data[4:] if copy.escaped else data
+    def _raw_block(self, number: int) -> bytes:
+        self._stream.seek(number * self.block_size)
+        return self._stream.read(self.block_size)
 
-    def _read_journal(self, number: int) -> Mapping[int, JournalCopy]:
+    def _read_journal(self, number: int) -> None:
         """Find what the journal holds that is not in its place yet.
 
-        A journal that cannot be read is passed over: the file system as it
-        lies on the disk is still worth looking into.
+        A journal that recovery would not replay is passed over: the file system as it lies on the disk
+        is still worth looking into.
         """
         try:
             inode = self._inode(number)
-            blocks = min(-(-inode.size // self.block_size), self._blocks)
-            return journal.replay(list(self._runs(inode, blocks)), self._blocks_at, self.block_size)
+            runs = list(self._runs(inode, min(-(-inode.size // self.block_size), self._blocks)))
+            found = journal.recover(runs, self._blocks_at, self.block_size, self.where)
+            self._newer = found.copies
+            self._forget()
+            records = fast_commit.scan(
+                found.fast_blocks, found.fast_transaction, self._inode_size, self.where
+            )
         except (ValueError, IndexError, struct.error):
-            return {}
+            return
+        ext_replay.replay(self, records)
+
+    def _forget(self) -> None:
+        """Forget blocks that were kept, as they were before the journal was looked into."""
+
+    # What `tt.vmm.boot.ext_replay` asks for
+
+    def read_block(self, number: int) -> bytes:
+        """Return a block as it is once the journal is replayed."""
+        return self._blocks_at(number)
+
+    def write_block(self, number: int, data: bytes, record: fast_commit.Record) -> None:
+        """Let a block be `data` from now on, because of a record of a fast commit."""
+        self._newer[number] = JournalCopy(record.block, False, data=data, offset=record.offset)
+
+    def new_block(self) -> int:
+        """Return the number of a block that only exists here."""
+        self._new_blocks += 1
+        return self._blocks + self._new_blocks - 1
+
+    def extents(self, number: int) -> Iterator[ext_replay.Extent]:
+        """Yield what an inode with a map of extents holds, rising; raises `ValueError` for damage."""
+        return self._walk_extents(self._inode(number), 1 << 32)
+
+    def directory_blocks(self, number: int) -> Iterator[int]:
+        """Yield where on disk the blocks of a directory are that is not inline."""
+        inode = self._inode(number)
+        self._check_directory(inode)
+        needed = -(-inode.size // self.block_size)
+        for logical, physical, count in list(self._runs(inode, needed)):
+            yield from range(physical, physical + min(count, needed - logical))
+
+    def inline_entries(self, number: int) -> list[tuple[bytes, int, int]]:
+        """Return (name, inode, file type) of what is in an inline directory."""
+        return list(self._entries(self._inode(number)))
 
     def _has_super(self, group: int) -> bool:
         if self._backup_groups is not None:
@@ -168,8 +216,8 @@ class ExtFileSystem(FileSystem[Inode]):
             return True
         return any(_is_power(group, base) for base in (3, 5, 7))
 
-    def _descriptor(self, group: int) -> bytes:
-        """Return a group's descriptor."""
+    def _descriptor_at(self, group: int) -> tuple[int, int]:
+        """Return where a group's descriptor is: (block, offset in it)."""
         per_block = self.block_size // self._descriptor_size
         index = group // per_block
         if self._first_meta_bg is None or index < self._first_meta_bg:
@@ -179,8 +227,16 @@ class ExtFileSystem(FileSystem[Inode]):
             block = self._first_data_block + first * self._blocks_per_group + self._has_super(first)
             if not first and not self._first_data_block and self.block_size == 1024:
                 block += 1  # bigalloc numbers blocks from 0: the boot block comes before the superblock
-        at = group % per_block * self._descriptor_size
+        return block, group % per_block * self._descriptor_size
+
+    def _descriptor(self, group: int) -> bytes:
+        """Return a group's descriptor."""
+        block, at = self._descriptor_at(group)
         return self._blocks_at(block)[at : at + self._descriptor_size]
+
+    def descriptor_place(self, number: int) -> tuple[int, int, int]:
+        """Return (block, offset in it, bytes) of the descriptor of an inode's group."""
+        return *self._descriptor_at((number - 1) // self.inodes_per_group), self._descriptor_size
 
     def _inode_table(self, group: int) -> int:
         descriptor = self._descriptor(group)
@@ -189,13 +245,17 @@ class ExtFileSystem(FileSystem[Inode]):
             table |= struct.unpack_from("<I", descriptor, 0x28)[0] << 32
         return table
 
-    def _inode(self, number: int) -> Inode:
+    def inode_place(self, number: int) -> tuple[int, int, int]:
+        """Return (block, offset in it, bytes) of an inode; raises `ValueError` where there is none."""
         if not 0 < number <= self._inodes:
             raise ValueError(f"there is no inode {number}")
-        group, index = divmod(number - 1, self._inodes_per_group)
+        group, index = divmod(number - 1, self.inodes_per_group)
         block, at = divmod(index * self._inode_size, self.block_size)
-        body = self._blocks_at(self._inode_table(group) + block)[at : at + self._inode_size]
-        return self._parse_inode(number, body)
+        return self._inode_table(group) + block, at, self._inode_size
+
+    def _inode(self, number: int) -> Inode:
+        block, at, size = self.inode_place(number)
+        return self._parse_inode(number, self._blocks_at(block)[at : at + size])
 
     def _parse_inode(self, number: int, body: bytes) -> Inode:
         mode, _, low, _, _, mtime = struct.unpack_from("<HHIIII", body)
@@ -226,10 +286,15 @@ class ExtFileSystem(FileSystem[Inode]):
         return self._extents(inode, needed) if inode.flags & _FLAG_EXTENTS else self._block_map(inode, needed)
 
     def _extents(self, inode: Inode, needed: int) -> Iterator[Run]:
+        for first, physical, length, unwritten in self._walk_extents(inode, needed):
+            if not unwritten:
+                yield first, physical, length
+
+    def _walk_extents(self, inode: Inode, needed: int) -> Iterator[ext_replay.Extent]:
         """Walk an extent tree; logical blocks must ascend, so a damaged tree cannot go round in circles."""
         position = 0
 
-        def walk(node: bytes, depth: int | None) -> Iterator[Run]:
+        def walk(node: bytes, depth: int | None) -> Iterator[ext_replay.Extent]:
             nonlocal position
             magic, entries, _, level = struct.unpack_from("<HHHH", node)
             if magic != 0xF30A or level > _MAX_EXTENT_DEPTH or (depth is not None and level != depth):
@@ -255,8 +320,7 @@ class ExtFileSystem(FileSystem[Inode]):
                     if not length:
                         raise ValueError(f"inode {inode.number} has an empty extent")
                     position = first + length
-                    if not unwritten:
-                        yield first, word | (middle >> 16) << 32, length
+                    yield first, word | (middle >> 16) << 32, length, unwritten
 
         yield from walk(inode.block, None)
 
@@ -303,8 +367,15 @@ class ExtFileSystem(FileSystem[Inode]):
 
     def _directory(self, inode: Inode) -> Iterator[tuple[str, int]]:
         """List names and inode numbers; a hashed directory (ext4, "Hash Tree") reads as a plain one."""
+        for name, number, _ in self._entries(inode):
+            yield name.decode("utf-8", "surrogateescape"), number
+
+    def _check_directory(self, inode: Inode) -> None:
         if inode.size > _MAX_DIRECTORY:
             raise ValueError(f"directory of {inode.size} bytes")
+
+    def _entries(self, inode: Inode) -> Iterator[tuple[bytes, int, int]]:
+        self._check_directory(inode)
         data = self._contents(inode)
         chunk = self.block_size
         if inode.flags & _FLAG_INLINE:
@@ -315,13 +386,13 @@ class ExtFileSystem(FileSystem[Inode]):
         for piece in pieces:
             at = 0
             while at + 8 <= len(piece):
-                number, length, name_size = struct.unpack_from("<IHB", piece, at)
+                number, length, name_size, kind = struct.unpack_from("<IHBB", piece, at)
                 if length in (0, 0xFFFF) and chunk == 65536:
                     length = 65536  # does not fit into its field
                 if length < 8 or at + length > len(piece) or 8 + name_size > length:
                     raise ValueError(f"directory inode {inode.number} is broken")
                 if number and name_size:
-                    yield piece[at + 8 : at + 8 + name_size].decode("utf-8", "surrogateescape"), number
+                    yield piece[at + 8 : at + 8 + name_size], number, kind
                 at += length
 
     # The interface
