@@ -218,7 +218,7 @@ def test_wrong_use(tt: TT, demo: str, words: list[str], said: str) -> None:
 def test_bad_input(tt: TT, demo: str) -> None:
     assert b"nothing.tt" in tt("bisect", "nothing.tt", "--expr", "1", code=3).stderr
     missing = tt("bisect", demo, "--expr", "*beats > 3", "--symbols", "nowhere", code=3)
-    assert missing.stderr == b"tt: nowhere: No such file or directory\n"
+    assert missing.stderr == b"tt: cannot read symbols from nowhere: No such file or directory\n"
 
 
 # ---- commands

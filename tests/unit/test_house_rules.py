@@ -105,8 +105,8 @@ def test_every_module_of_chronus_is_in_a_room() -> None:
 def loaded_by(path: Path) -> set[str]:
     """Return the modules of tt that a file loads when it runs: inside functions too, for typing only not.
 
-    What stands under `if TYPE_CHECKING` is left out: a type may be named by whoever is handed such a thing
-    (a `Trace`, a `Timeline`, a `Session`), and neither loading nor running depends on it.
+    What stands under `if TYPE_CHECKING` is left out: a module may name the type of what
+    it is given (a `Trace`, a `Timeline`, a `Session`); neither loading nor running depends on that.
     """
     found: set[str] = set()
 

@@ -40,7 +40,7 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--allow-remote",
         action="store_true",
-        help="listen where other machines reach it; nobody is asked for a password",
+        help="listen where other machines reach it; there is no password",
     )
     parser.add_argument(
         "--symbols-out",

@@ -260,7 +260,7 @@ class ConsoleOutput:
                 self._gone = True
                 if e.errno not in (errno.EPIPE, errno.EIO):
                     print(f"tt: cannot write the guest's console: {e.strerror}", file=sys.stderr)
-                self._source.stop("nobody reads the guest's console any more")
+                self._source.stop("the guest's console is not read any more")
         if self._gone:
             self._waiting.clear()
 

@@ -57,7 +57,7 @@ class Guest:
 
     @property
     def symbols(self) -> SymbolTable:
-        """What is known where one stands."""
+        """The symbols known at the current tick."""
         return for_timeline(self._timeline)
 
     @property

@@ -47,7 +47,7 @@ class Context:
 
     @classmethod
     def of(cls, timeline: Timeline) -> Context:
-        """Return the context one stands in."""
+        """Return the context of the current place."""
         values = timeline.registers()
         bits = timeline.machine.engine.bits
         return cls(linear_pc(timeline.machine.engine), values["rip"], values["rsp"], values["cs"], bits)

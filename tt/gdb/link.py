@@ -13,7 +13,7 @@ from tt.gdb.packets import Ack, Decoder, Interrupt, Packet, frame
 _PIECE = 1 << 16
 _SEND_TIMEOUT_S = 30.0
 _MOST_WAITING = 64  # packets sent while the guest runs; gdb sends none
-_MOST_READS = 16  # in one look: whoever floods the socket must not hold us there
+_MOST_READS = 16  # in one look: a client that floods the socket must not hold the server there
 
 
 class Gone(Exception):

@@ -1,6 +1,6 @@
 """How gdb moves a timeline: steps and runs both ways, and why each of them stopped.
 
-gdb has rules of its own about where one stands.  At a watchpoint going forward
+gdb has rules of its own about the place where a motion ends.  At a watchpoint going forward
 that is right after the access, as in `tt.travel`; going backward it is right
 before it, for gdb tells a change by comparing with the value that it saw last.
 (`bpstat_check_watchpoint` in gdb: a hardware watchpoint whose value is as before
@@ -83,7 +83,7 @@ class Motion:
         self._kinds[number] = kind
 
     def remove(self, kind: int, addr: int, size: int) -> None:
-        """Take a stop away; nothing happens if there is none."""
+        """Take a stop away, if there is such a stop."""
         number = self._numbers.pop((kind, addr, size), None)
         if number is not None:
             self._timeline.stops.remove(number)
@@ -108,7 +108,7 @@ class Motion:
         return self._guarded(lambda: self._timeline.seek(tick))
 
     def back_to(self, tick: int) -> None:
-        """Go to a known place; whoever interrupted a search does not interrupt this."""
+        """Go to a known place; an interrupt that ended a search does not end this."""
         timeline = self._timeline
         report, timeline.progress = timeline.progress, None
         try:
@@ -139,7 +139,7 @@ class Motion:
             return Halt(signal=SIGINT, notes=[f"tt: interrupted; still at tick {origin:,}"])
 
     def _forward(self, move: Callable[[], Halt]) -> Halt:
-        """Run `move`; if it is interrupted, one stands where it had come to."""
+        """Run `move`; if it is interrupted, the timeline stays where it had come to."""
         timeline = self._timeline
         report = timeline.progress
         reached = timeline.tick

@@ -130,7 +130,7 @@ class BadPacket(Exception):
 
 
 def _hex_digit(byte: int) -> int:
-    """Return a digit's value, -1 if it is none."""
+    """Return the value of a hex digit, -1 for any other byte."""
     return b"0123456789abcdef".find(bytes((byte,)).lower())
 
 

@@ -61,8 +61,8 @@ class Server:
     """Listens at `address` from the moment it is made; `serve` serves.
 
     Only this machine may connect unless `allow_remote`: whoever connects reads all of
-    the guest's memory, and nobody is asked for a password.  Raises `UsageError` for
-    another address, or where nobody can listen.
+    the guest's memory: there is no password.  Raises `UsageError` for
+    another address, or where the address cannot be listened at.
     """
 
     def __init__(self, timeline: Timeline, address: Address, *, allow_remote: bool = False) -> None:
@@ -155,7 +155,7 @@ class Server:
 
 
 class _Attention:
-    """`Timeline.progress` while a client is served: watch for its interrupt, keep it waiting patiently."""
+    """`Timeline.progress` while a client is served: look for interrupts, and keep gdb from timing out."""
 
     def __init__(
         self, link: Link, session: Session, end_tick: int, report: Callable[[int], None] | None
@@ -194,7 +194,7 @@ def serve(
 
     `say` is told lines for the user, how to connect among them.  With `once` it returns
     when the first client has gone.  The timeline stays where gdb left it, with the
-    stops that it had before.  Raises `UsageError` where nobody can listen.
+    stops that it had before.  Raises `UsageError` where `listen` cannot be listened at.
     """
     server = Server(timeline, parse_listen(listen), allow_remote=allow_remote)
     try:

@@ -1,4 +1,4 @@
-"""What gdb is told of the CPU: the target description, and the registers in its order.
+"""What gdb is told about the CPU: the target description, and the registers in its order.
 
 Two descriptions: x86-64, and i386 for a guest whose CPU is not in long mode.  gdb
 fixes the architecture when it connects.  The standard features and their

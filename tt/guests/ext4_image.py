@@ -46,7 +46,7 @@ def make(tree: Path, image: Path, size: int, label: str, time: int) -> None:
         # mke2fs copies the owner and the time of the last change of each inode, which only root could set.
         commands = "".join(f"sif {path} {field}\n" for path in _paths(tree) for field in _fields(time))
         done = tools.run([debugfs, "-w", "-f", "-", str(image)], env=env, stdin=commands)
-        # It returns 0 whatever happens; its first line on stderr is its version.
+        # debugfs returns 0 even after errors; its first line on stderr is its version.
         if complaints := done.stderr.splitlines()[1:]:
             raise tools.ToolFailed(f"debugfs failed: {complaints[0]}")
     finally:

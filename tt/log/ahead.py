@@ -24,7 +24,7 @@ class EventsAhead:
         self._known: deque[Event] = deque()
 
     def due(self, tick: int) -> int | None:
-        """Return the tick of the next event, or an earlier one after `tick` up to which there is none."""
+        """Return the tick of the next event, or one after `tick` before which no event comes."""
         self._look_to(tick)
         if self._known:
             return self._known[0].tick

@@ -14,7 +14,7 @@ from tt.errors import BadInput, TTError, UsageError
 from tt.events import Event, Kind
 from tt.log.writer import TraceWriter
 
-_WAITING_COMMITS = 8  # before whoever records has to wait for the disk
+_WAITING_COMMITS = 8  # before the recorder has to wait for the disk
 _LARGE_BYTES = 8 << 20
 
 
@@ -45,7 +45,7 @@ class BackgroundWriter:
         self._digests: list[tuple[int, bytes]] = []
         self._error: BaseException | None = None
         self._jobs: queue.Queue[Callable[[TraceWriter], object] | None] = queue.Queue(_WAITING_COMMITS)
-        # A daemon: a writer that nobody closed leaves the trace at its last commit, and lets the process end.
+        # A daemon: a writer that was not closed leaves the trace at its last commit, and the process can end.
         self._thread: threading.Thread | None = threading.Thread(
             target=self._work, name="trace writer", daemon=True
         )
@@ -160,7 +160,7 @@ class BackgroundWriter:
                 job(writer)
         except BaseException as error:
             self._error = error
-            while self._jobs.get() is not None:  # nobody may wait for a queue that nobody empties
+            while self._jobs.get() is not None:  # empty the queue: `put` would wait for ever on a full one
                 pass
         finally:
             if writer is not None:

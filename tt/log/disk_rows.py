@@ -86,7 +86,7 @@ class BlobStore:
                 size = len(data)
                 crc = crc32(packed, crc32(_BLOB(b"blobs", _B, HASH_SIZE, key, _I, size, _B, len(packed))))
                 rows.append((key, size, packed, crc))
-        # Packing in vain what was written long ago costs less than to look for everything first.
+        # Compressing what the trace holds already is rare, and cheaper than looking every block up first.
         self._db.executemany("INSERT OR IGNORE INTO blobs VALUES (?,?,?,?)", rows)
 
 

@@ -29,7 +29,7 @@ class DiskWriter:
     """The writing end of a disk's history, from where it ends now.
 
     A commit is durable when it returns; killed at any instant the history ends at its last commit.
-    Raises `BadInput` where `path` is no such history or cannot be written.
+    Raises `BadInput` where `path` is not the history of a disk, or cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

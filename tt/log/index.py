@@ -60,7 +60,7 @@ class CheckpointIndex:
     def install(self) -> int:
         """Put what was added into the trace, in place of what it has; return how many checkpoints.
 
-        Nobody may have the trace open.  Raises `TTError`, having changed nothing, where that fails.
+        No other program may have the trace open.  Raises `TTError`, having changed nothing, where that fails.
         """
         count = int(self._db.execute("SELECT count(*) FROM checkpoints").fetchone()[0])
         self._db.close()

@@ -103,7 +103,7 @@ class Trace:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Trace:
-        """Open the trace at `path` for reading; raises `BadInput` when it is none or damaged."""
+        """Open the trace at `path` for reading; raises `BadInput` when it is damaged or no trace."""
         path = Path(path)
         db = connect(path)
         try:

@@ -1,7 +1,7 @@
 """The list of commands: how each is typed, found and described.
 
 A command is a decorated function `(session, arguments) -> Answer`.  Its docstring
-is its help.  Whoever adds one adds an example, which the reference and `help` show.
+is its help.  Each has an example, which the reference and `help` show.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def host_path(text: str) -> Path:
     """Return a path on the host as it was typed, `~` being somebody's home."""
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # nobody of that name has one
+    except RuntimeError:  # no user of that name has a home directory
         return Path(text)
 
 

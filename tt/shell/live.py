@@ -114,7 +114,7 @@ class Live:
         """Type into the guest's console, from the next step on."""
         self.fork.type(text)
         ended = self.fork.machine.ended is not None
-        hint = ", which nobody reads: the machine has ended" if ended else ": `continue` lets it run"
+        hint = ", too late: the machine has ended" if ended else ": `continue` lets it run"
         typed = f"{len(text)} byte{'s' * (len(text) != 1)} typed{hint}"
         return Answer({"typed": text.decode(errors="replace")}, [typed])
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from tt.errors import BadInput
 from tt.log.text import printable
 
 if TYPE_CHECKING:
@@ -43,12 +42,12 @@ class Symbols:
             self._tables[timeline] = for_timeline(timeline)
             if fresh:
                 for path, bias in self._loaded:
-                    self._add(self._tables[timeline], path, bias)
+                    self._tables[timeline].load(path, bias)
         return self._tables[timeline]
 
     def load(self, path: Path, bias: int = 0) -> int:
         """Add the symbols of an ELF file or a System.map; return how many.  Raises `BadInput`."""
-        added = self._add(self.table, path, bias)
+        added = self.table.load(path, bias)
         self._loaded.append((path, bias))
         return added
 
@@ -94,12 +93,3 @@ class Symbols:
             return False
         self._exhausted = True
         return session.quietly_elsewhere(session.timeline.end_tick, lambda: bool(len(self.table)))
-
-    @staticmethod
-    def _add(table: SymbolTable, path: Path, bias: int) -> int:
-        try:
-            with path.open("rb") as f:
-                magic = f.read(4)
-        except (OSError, ValueError) as e:
-            raise BadInput(f"cannot read symbols from {path}: {getattr(e, 'strerror', None) or e}") from None
-        return table.load_elf(path, bias) if magic == b"\x7fELF" else table.load_system_map(path, bias)

@@ -64,18 +64,17 @@ class Screen:
 
 @dataclass
 class _Outer:
-    """A timeline one came from, to go back to."""
+    """A timeline to come back to."""
 
     timeline: Timeline
     name: str
 
 
 class Session:
-    """A timeline with everything that the commands need beside it.
+    """A timeline, and everything else that the commands need.
 
-    `timeline` is where one is now; `live` a fork that is being made, or None.
-    `on_progress(tick)` is told during long ways.  Not for more than one thread,
-    but for `interrupt`.
+    `timeline` is the current one; `live` a fork that is being made, or None.
+    `on_progress(tick)` is told during long ways.  Only `interrupt` may be called from another thread.
     """
 
     def __init__(self, trace: Trace, bases: dict[int, Path] | None = None) -> None:
@@ -96,11 +95,11 @@ class Session:
         self.name = ""
         self.timeline = Timeline(trace, bases, progress=self.heed)
 
-    # ---- where one stands
+    # ---- the current place
 
     @property
     def trace(self) -> Trace:
-        """The recording one is in."""
+        """The current recording."""
         return self.timeline.trace
 
     @property
@@ -110,7 +109,7 @@ class Session:
 
     @property
     def tick(self) -> int:
-        """Where one stands."""
+        """The current moment."""
         return self.machine.tick
 
     @property
@@ -236,7 +235,7 @@ class Session:
         return self.execute(parse(line))
 
     def execute(self, call: Call) -> Answer:
-        """Do one command.  Whatever is raised, one stands where one stood."""
+        """Do one command.  If it raises, the place is the one before it."""
         timeline, before = self.timeline, self.tick
         self._interrupted = False
         self.again = call if call.command.repeats else None
@@ -312,7 +311,7 @@ class Session:
         self.previous = None
 
     def leave(self) -> bool:
-        """Come back from where `enter` went; false if one is where one began."""
+        """Come back from where `enter` went; false if there is nothing to come back from."""
         if not self._parents:
             return False
         left = self.timeline
@@ -333,7 +332,7 @@ class Session:
     # ---- answers that many commands give
 
     def here(self) -> tuple[dict[str, Any], str]:
-        """Return where one stands as data, and as a line: tick, symbol, the next instruction."""
+        """Return the current place as data, and as a line: tick, symbol, the next instruction."""
         moment = self.moment
         addr = linear_pc(self.machine.engine)
         code = readable(self.machine.engine.read_virtual, addr, 15)

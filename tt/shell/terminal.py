@@ -48,7 +48,7 @@ _STYLE = Style.from_dict(
 
 
 def converse(session: Session) -> int:
-    """Talk with whoever sits at the terminal until they leave; return 0."""
+    """Do what is typed at the terminal until the user leaves; return 0."""
     terminal = _Terminal(session)
     terminal.run()
     if session.live is not None:
@@ -87,7 +87,7 @@ class _Terminal:
         session = self._session
         name = printable(str(session.trace.path))
         print(f"{name}: {session.trace.event_count:,} events; `help` lists commands, Ctrl-D leaves")
-        self._do("")  # shows where one is
+        self._do("")  # shows the current place
         while not session.ended:
             try:
                 line = self._prompts.prompt(self._prompt())

@@ -37,7 +37,7 @@ _known: dict[tuple[int, int], tuple[bytes, SymbolSet]] = {}
 
 
 class Standing(Protocol):
-    """What of a `Timeline` is needed here."""
+    """The part of a `Timeline` that is used here."""
 
     @property
     def trace(self) -> Trace: ...
@@ -203,7 +203,7 @@ def for_timeline(timeline: Standing) -> SymbolTable:
     """Return the symbols of the guest of `timeline`: always the same table for one trace.
 
     They come from the guest's file, if it is an ELF file with symbols, and, for a
-    Linux guest, from the memory at the tick where one stands.  What was found stays, for
+    Linux guest, from the memory at the current tick.  What was found stays, for
     earlier ticks too; until then the kernel image in the trace stands in for memory.  Modules
     are added as they are met: ask again at other ticks, which is cheap.  The table may be
     empty.  Does not move the timeline.

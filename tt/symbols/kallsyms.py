@@ -110,7 +110,7 @@ def find(data: bytes, addr: int = 0, patience: Patience | None = None) -> Found 
 
 
 def token_tables(data: bytes) -> Iterator[tuple[int, int, tuple[bytes, ...]]]:
-    """Yield (where, where its index is, the 256 tokens) of whatever is a token table.
+    """Yield (where, where its index is, the 256 tokens) of each token table.
 
     Every kernel's names have all ten digits, and a character that occurs is a token of its
     own at its ASCII number.  So "0\\0 1\\0 ... 9\\0" is somewhere in each table.
@@ -263,7 +263,7 @@ def _names(data: bytes, place: Parts) -> list[str]:
         names.append(join(map(token, data[at : at + length])))
         at += length
     text = b"\n".join(names).decode("utf-8", "replace").split("\n")
-    # Forged tokens may hold line ends, or nothing: then the slow way.
+    # Damaged tokens may hold line ends, or nothing: those are expanded one by one.
     if len(text) != place.count or not all(text):
         text = [name.decode("utf-8", "replace") or "?" for name in names]
         text += ["?"] * (place.count - len(text))
@@ -322,7 +322,7 @@ def _absolute(data: bytes, at: int, count: int, width: int) -> array[int] | None
 
 
 def _in_order(values: array[int]) -> bool:
-    """Tell whether the values rise, but for a stray one in a thousand."""
+    """Tell whether the values rise, except for one in a thousand."""
     return sum(map(gt, values, values[1:])) * 1000 <= len(values) and values[-1] > values[0]
 
 

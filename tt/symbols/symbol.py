@@ -1,4 +1,4 @@
-"""One symbol, whatever it was read from."""
+"""A symbol, the same for all sources of symbols."""
 
 from __future__ import annotations
 

@@ -211,13 +211,25 @@ class SymbolTable:
         name, offset = found
         return f"{name}+{offset:#x}" if offset else name
 
+    def load(self, path: Path, bias: int = 0) -> int:
+        """Add the symbols of a file, an ELF file or a System.map, whichever it is; return how many.
+
+        Raises `BadInput` where it is neither, or cannot be read.
+        """
+        try:
+            with path.open("rb") as f:
+                is_elf = f.read(4) == b"\x7fELF"
+        except (OSError, ValueError) as e:
+            raise BadInput(f"cannot read symbols from {path}: {getattr(e, 'strerror', None) or e}") from None
+        return self.load_elf(path, bias) if is_elf else self.load_system_map(path, bias)
+
     def load_elf(
         self, file: str | os.PathLike[str] | bytes, bias: int = 0, priority: int = ELF_PRIORITY
     ) -> int:
         """Add the symbols of an ELF file, given by path or as bytes; return how many.
 
         `bias` is what the loader added to its addresses: that of a position independent
-        program.  Raises `BadInput` when it is none, or damaged.
+        program.  Raises `BadInput` when it is damaged or not an ELF file.
         """
         from tt.symbols.elf import elf_symbols
 

@@ -35,7 +35,7 @@ _PT_REGS32 = (
     *("rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rax", "ds", "es", "fs", "gs", "orig_rax"),
     *("rip", "cs", "rflags", "rsp", "ss"),
 )
-# What nobody calls: entry points, and where Linux's stacks begin.
+# Functions without a caller: entry points, and those where Linux's stacks begin.
 _OUTERMOST = (
     *("_start", "ret_from_fork", "ret_from_fork_asm", "startup_32_smp", "secondary_startup_64"),
     *("secondary_startup_64_no_verify", "startup_64"),
@@ -255,7 +255,7 @@ class _Walk:
             # SYSCALL left the program's pc in RCX; its stack pointer is in place for some instructions more.
             return _State(state.regs["rcx"], state.sp, state.bp, "orc", True, True, dict(state.regs))
         if rule.kind == "end" and name[0].startswith(_ENTRIES):
-            # While it saves registers ORC is silent; the program's are at the top of the task's stack.
+            # ORC has no rule while the entry code saves registers; they are at the top of the task's stack.
             top = (state.sp + _STACK_SIZE - 1) // _STACK_SIZE * _STACK_SIZE
             pc, cs, _flags, sp, ss = (self._word(top - 40 + 8 * number) for number in range(5))
             if (cs, ss) in ((0x33, 0x2B), (_USER_CS32, 0x2B)):

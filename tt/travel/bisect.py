@@ -4,7 +4,7 @@ A predicate says of a state whether it is bad (True), good (False), or that it c
 say (None: a skip).  Between a place where it is good and one where it is bad lies
 a tick at which it changes; a binary search over the timeline's checkpoints, and then
 over the ticks between two of them, finds one.  It is the only one where the predicate
-changes once (is monotonic), which nobody can know without looking everywhere: so a few
+changes once (is monotonic), which cannot be known without looking everywhere: so a few
 more places are looked at, and what contradicts is told.
 """
 
@@ -305,7 +305,7 @@ def _returning(timeline: Timeline, always: bool = False) -> Iterator[None]:
 
 
 def _go_back(timeline: Timeline, tick: int) -> None:
-    # Whoever watches the progress may interrupt again; this way has to be walked to its end.
+    # A second interrupt may come from `progress`; this way back must not be left halfway.
     watching, timeline.progress = timeline.progress, None
     try:
         arrive_at(timeline, tick)

@@ -179,9 +179,9 @@ class CheckpointStore:
         return checkpoint.progress if isinstance(checkpoint, KeptCheckpoint) else None
 
     def forget_stored(self) -> bool:
-        """Do without what the trace holds, from power-on, where one stands then; false if it holds nothing.
+        """Use the trace's checkpoints no more and go to power-on; return false if it has none.
 
-        Those in memory go too: they may stand on what is damaged.
+        Those in memory are dropped, too: they may have been made from damaged ones.
         """
         if all(isinstance(checkpoint, KeptCheckpoint) for checkpoint in self._checkpoints):
             return False

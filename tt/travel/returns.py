@@ -85,7 +85,7 @@ class _Spot:
 
 
 def find_return(timeline: Timeline) -> Return | None:
-    """Find where the current function returns to, wherever in it one stands; None if that cannot be told.
+    """Find where the current function returns to, from any instruction of it; None if not known.
 
     Walks the code from here, nearest instructions first, keeping track of RSP
     and RBP, to an instruction that would return to right after a call.  Needs no

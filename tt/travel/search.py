@@ -1,7 +1,7 @@
 """Finding the next or the last stop, in either direction.
 
 Forward, the machine runs to it.  Backward, the last stop is found by running
-forward through intervals that end where one stands: the nearest checkpoint's
+forward through intervals that end at the current tick: the nearest checkpoint's
 first, longer and longer ones before that.  An interval with many stops is halved,
 the later half first, so that a busy place costs little however many stops lie
 before the last one.  What the trace's events tell (`tt.travel.happenings`) is

@@ -64,7 +64,7 @@ class Origin:
 
 
 def source_of(timeline: Timeline, write: Write) -> Origin:
-    """Say where the value of `write` came from.  One stays where one stands."""
+    """Say where the value of `write` came from; the timeline is left at the tick where it was."""
     from tt.travel.search import arrive_at, excursion
 
     start = timeline.tick
@@ -79,11 +79,11 @@ def source_of(timeline: Timeline, write: Write) -> Origin:
 
 
 def origin_of(timeline: Timeline, source: Origin, which: int = 0) -> Write | Origin | None:
-    """Say who made input number `which` of `source`, and go to right after that.
+    """Tell what made input number `which` of `source`, and go to the tick right after that.
 
     Memory has a `Write`, a register the `Origin` of the instruction that set it.  None for
     an immediate, for what was there at power-on, and for a register that was set
-    more than 20,000 ticks before; then one stands at `source.tick`.
+    more than 20,000 ticks before; the timeline is then at `source.tick`.
     """
     from tt.travel.search import arrive_at, excursion
 
@@ -172,7 +172,7 @@ def _inputs(timeline: Timeline, code: Code, state: CpuBefore, register: str | No
 
 
 def _is_source(raw: Any, operand: Any, register: str | None) -> bool:
-    """Whether the instruction reads the operand to make what it stores; XCHG's stored one is no source."""
+    """Whether the operand is part of what the instruction stores; what XCHG stores into is not."""
     stored = operand.type == x86.X86_OP_MEM
     if register is not None:
         stored = operand.type == x86.X86_OP_REG and whole(raw.reg_name(operand.reg)) == register

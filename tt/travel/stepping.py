@@ -75,7 +75,7 @@ def reverse_next(timeline: Timeline) -> Arrival:
                 break
             if arrival.reason != "step" or linear_pc(timeline.machine.engine) != addr:
                 return arrival
-            # A handler came in between, and one stands before it, at the same instruction.
+            # A handler ran in between, and the timeline is before it, at the same instruction.
         reason = "step" if timeline.tick else "start"
         return Arrival(reason, timeline.tick, detail="" if timeline.tick else "the start of the recording")
 
@@ -96,7 +96,7 @@ def finish(timeline: Timeline, frame: tuple[int, int] | None = None) -> Arrival:
 def reverse_finish(timeline: Timeline, frame: tuple[int, int] | None = None) -> Arrival:
     """Go back to just before the call of the current function; see `finish`.
 
-    In a handler one goes to the instruction that was interrupted.  Raises `UsageError`
+    In a handler this goes to the instruction that was interrupted.  Raises `UsageError`
     too where no call fits, as in code that changes its own return address.
     """
     back = _return(timeline, frame)
@@ -134,7 +134,7 @@ def _in_frame(
     sp: int | None = None,
     any_privilege: bool = False,
 ) -> Condition:
-    """Return the condition that one is in the frame of `registers` (default: those here).
+    """Return the condition that holds in the same call of the function as `registers` (default: those here).
 
     RSP may be up to `slack` bytes higher, for arguments that a callee took off.
     """
@@ -175,7 +175,7 @@ def _system_calls_before(timeline: Timeline, addr: int) -> list[int]:
 
 
 def _start_of_repeat(timeline: Timeline, code: Code) -> Arrival:
-    """Go to the first step of a REP whose last one comes next: as long as RCX is one more each tick back."""
+    """Go to the first step of a REP whose last one comes next: RCX is one more at each tick before."""
     last, count = timeline.tick, timeline.registers()["rcx"]
 
     def inside(back: int) -> bool:

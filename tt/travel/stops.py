@@ -211,7 +211,7 @@ class Stops:
         return point.number
 
     def remove(self, number: int) -> StopPoint:
-        """Take a stop out and return it; raises `UsageError` when there is none of that number."""
+        """Take a stop out and return it; raises `UsageError` when no stop has that number."""
         point = self.get(number)
         del self._points[number]
         return point

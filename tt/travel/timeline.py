@@ -38,7 +38,7 @@ _FINEST_TICKS = 20_000
 class Timeline:
     """The whole of a recording, and one place in it.
 
-    `tick` is where one stands.  With `checkpoints` False nothing is kept, and
+    `tick` is the current tick.  With `checkpoints` False nothing is kept, and
     going back starts from power-on.  `progress(tick)` is told now and then
     during long ways.  Raises `BadInput` as opening the trace's disks does.
     """
@@ -81,11 +81,11 @@ class Timeline:
         self._digests = dict(trace.digests())
         self._checked: set[int] = set()
 
-    # ---- where one stands
+    # ---- the current place
 
     @property
     def tick(self) -> int:
-        """The tick where one stands."""
+        """The current tick."""
         return self.machine.tick
 
     @property
@@ -147,7 +147,7 @@ class Timeline:
         target = max(self.tick - count, 0)
         nearest = self._store.nearest(target)
         if self._keep and target - nearest > _FINEST_TICKS:
-            # Whoever steps back once does it again: leave a place to stand close by.
+            # A step back is often followed by more of them: keep a checkpoint close by.
             self.seek(max(nearest, target - _FINEST_TICKS // 2))
             self._store.take()
         self.seek(target)

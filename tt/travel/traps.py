@@ -1,4 +1,4 @@
-"""The engine's side of a search: what it is told to stop at, and which of the stops it stopped for."""
+"""The engine's side of a search: where the engine must stop, and which stops it then stopped for."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Traps:
 
     @contextmanager
     def armed(self) -> Iterator[None]:
-        """Have the engine stop at them meanwhile; what one stands on counts as passed."""
+        """Have the engine stop at them meanwhile; a stop at the current instruction counts as passed."""
         engine = self._timeline.machine.engine
         try:
             engine.set_breakpoints(sorted(self._breaks))

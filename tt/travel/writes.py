@@ -52,11 +52,11 @@ def last_write(
 ) -> Write | None:
     """Return the last store to `size` bytes at `addr` before here (or tick `before`), and go right after it.
 
-    Whoever stands right after a store and asks is told of the one before it; with `just_now` of
-    this one.  A virtual `addr` means the memory that is mapped there now; that memory is followed,
-    whoever wrote it through whatever address, devices too.  Returns None, standing at power-on, if
+    A store that retired as the current tick is passed over, so that asking again finds earlier ones;
+    with `just_now` it counts.  A virtual `addr` means the memory that is mapped there now; all writes to that
+    memory count, through any address, and those of devices too.  Returns None, at power-on, if
     nothing wrote there.  The timeline's own stops play no part.  Raises `UsageError` where nothing
-    is mapped; then, as with any exception, one stays here.
+    is mapped; then, as after any exception, the timeline is where it was.
     """
     from tt.travel.search import Search, arrive_at, excursion
 

@@ -132,7 +132,7 @@ def test_a_console_that_nobody_reads() -> None:
     console.show(b"lost")
     console.flush()
     os.close(write)
-    assert source.stop_reason == "nobody reads the guest's console any more"
+    assert source.stop_reason == "the guest's console is not read any more"
 
 
 def test_a_reader_that_stops_reading_does_not_keep_a_stop_waiting() -> None:

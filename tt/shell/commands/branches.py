@@ -92,7 +92,7 @@ def type_(session: Session, arguments: Arguments) -> Answer:
 def close(session: Session, arguments: Arguments) -> Answer:
     """Seal a live branch, or come back from another recording.
 
-    From a live branch one goes on at the end of its recording.
+    After a live branch the place is the end of its recording.
     """
     live = session.live
     if live is not None:

@@ -316,7 +316,7 @@ def _address(session: Session, text: str) -> Answer:
 
 
 def _assignment(text: str) -> tuple[str, bool, str]:
-    """Split at the `=` that is none of `== != <= >=`."""
+    """Split at the first `=` that is not part of `==`, `!=`, `<=` or `>=`."""
     match = re.search(r"(?<![=!<>])=(?!=)", text)
     if match is None:
         return text, False, ""

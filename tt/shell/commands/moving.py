@@ -218,7 +218,7 @@ def when(session: Session, arguments: Arguments) -> Answer:
 
 @command("here", "frame", "f", theme="moving", examples=(("here", "the function and the next instruction"),))
 def here(session: Session, arguments: Arguments) -> Answer:
-    """Show where one stands: tick, symbol and the next instruction."""
+    """Show the current place: tick, symbol and the next instruction."""
     return session.arrive()
 
 

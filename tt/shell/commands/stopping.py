@@ -62,7 +62,7 @@ def watch(session: Session, arguments: Arguments) -> Answer:
     """Stop after an instruction that writes to memory.
 
     The address is computed now.  Without SIZE it is 8 bytes, or what `u32[...]` or `*(int*)...` say.
-    Going back, one stands after the last write before here; `last-write` asks that just once.
+    Going back ends right after the last write before here; `last-write` asks that just once.
     """
     return _add_watchpoint(session, arguments, reads=False, writes=True)
 
@@ -70,7 +70,7 @@ def watch(session: Session, arguments: Arguments) -> Answer:
 @command(
     "rwatch", "rw",
     usage="ADDR [SIZE] [if EXPR]", theme="stopping", least=1, most=None, form=True, completes=("expression",),
-    examples=(("rwatch jiffies", "whoever reads it"),),
+    examples=(("rwatch jiffies", "all that read it"),),
 )  # fmt: skip
 def rwatch(session: Session, arguments: Arguments) -> Answer:
     """Stop after an instruction that reads memory."""
@@ -80,7 +80,7 @@ def rwatch(session: Session, arguments: Arguments) -> Answer:
 @command(
     "awatch", "aw",
     usage="ADDR [SIZE] [if EXPR]", theme="stopping", least=1, most=None, form=True, completes=("expression",),
-    examples=(("awatch 0xb8000 4096", "whoever touches the page"),),
+    examples=(("awatch 0xb8000 4096", "all that touch the page"),),
 )  # fmt: skip
 def awatch(session: Session, arguments: Arguments) -> Answer:
     """Stop after an instruction that reads or writes memory."""
@@ -103,8 +103,8 @@ def awatch(session: Session, arguments: Arguments) -> Answer:
 def catch(session: Session, arguments: Arguments) -> Answer:
     """Stop at an event of the machine.
 
-    One stands right before it.  Devices are timer, disk, console, input, entropy and clock, with a number or
-    without.
+    The machine stops right before it.  Devices are timer, disk, console, input, entropy and clock,
+    with a number or without.
     """
     text, condition, told = _condition(session, arguments.text)
     point = catching.catchpoint(text)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
               ("origin", "then: where the value came from")),
 )  # fmt: skip
 def last_write_(session: Session, arguments: Arguments) -> Answer:
-    """Go back to the last write to memory, and tell who it was.
+    """Go back to the last write to memory, and tell what wrote it.
 
-    One stands right after it.  Asked again it goes to the write before that; `origin` goes to where the
+    This ends right after it.  Asked again it goes to the write before that; `origin` goes to where the
     value came from; `goto -` comes back.
     """
     _past_only(session)
@@ -53,7 +53,8 @@ def last_write_(session: Session, arguments: Arguments) -> Answer:
 def origin(session: Session, arguments: Arguments) -> Answer:
     """Go back to where a value came from.
 
-    After `last-write`: to whoever made what was written; asked again, to who made that, and so on.
+    After `last-write`: to the instruction that made what was written; asked again, to the one that
+    made its input, and so on.
     """
     from tt.travel.code import whole
     from tt.travel.sources import Input, Origin

@@ -222,7 +222,7 @@ class _Search:
                 continue
             tick = min(event[1].tick for event in (one, two) if event is not None)
             yield tick, (one, two)
-            # It made no difference: whatever both had there is settled.
+            # It made no difference: the events of both up to there are done with.
             while one is not None and one[1].tick <= tick:
                 one = next(left, None)
             while two is not None and two[1].tick <= tick:

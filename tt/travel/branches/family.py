@@ -236,14 +236,14 @@ class _Scan:
             else:
                 parent = gone.setdefault(found.parent_id, Node(found.parent_id, found.parent_name))
             if found.node in parent.ancestors:
-                continue  # forged: nobody is his own grandfather
+                continue  # a damaged or forged entry: a trace cannot descend from itself
             found.node.parent = parent
             parent.children.append(found.node)
             parent.children.sort(key=lambda child: (child.fork_tick or 0, child.name))
         return asked.node
 
     def _take_parent(self, found: _Found, parent: dict[str, Any], child: Path) -> None:
-        """Believe of a `parent` entry what makes sense."""
+        """Return what of a `parent` entry has the right types."""
         identity, path, name = (parent.get(key) for key in ("id", "path", "name"))
         tick = parent.get("fork_tick")
         if not isinstance(identity, str) or not isinstance(tick, int) or tick < 0:

@@ -325,7 +325,7 @@ class Fork:
                 raise
 
     def _settle(self, goal: int) -> None:
-        """Go to the next arrival at a tick, so that whatever comes next has a place of its own."""
+        """Go to the next arrival at a tick, so that what is recorded next has a tick of its own."""
         late = time.monotonic() + _SETTLE_S
         target = min(goal, self.tick + 1)
         while self.machine.ended is None and self.tick < target and time.monotonic() < late:

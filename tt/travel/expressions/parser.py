@@ -76,7 +76,7 @@ class Names(Protocol):
 
 @dataclass(frozen=True)
 class Node:
-    """A parsed operation: `run` computes it, normal for `kind` (bytes where that is TEXT).
+    """A parsed operation: `run` computes its value, in the range of `kind` (bytes where that is TEXT).
 
     A `fixed` one is the same in every state, so `run` looks at nothing.
     """
