@@ -251,6 +251,7 @@ class Machine(abc.ABC):
             self.clock.idle_ns += ns
             self.engine.idle_ns = self.clock.idle_ns
             self.door.time_passed()
+            self._deadline_moved()  # the same guest time is fewer ticks away now
 
     def end(self, how: str) -> None:
         """End the machine: it stops after the current instruction."""
