@@ -162,7 +162,10 @@ class Door:
 
     def next_input(self) -> int | None:
         """Return the tick at which the next input is due, or None."""
-        due, later = self.source.next_input(self._tick()), self.next_later()
+        tick = self._tick()
+        due, later = self.source.next_input(tick), self.next_later()
+        if due is not None and self._looked == tick:
+            due = max(due, tick + 1)  # typed since: a replay would give it before what has happened here
         return due if later is None else later if due is None else min(due, later)
 
     def take_inputs(self) -> Iterator[Event]:

@@ -13,6 +13,7 @@ from virtio_driver import RamDisk
 
 from tt.errors import BadInput, Divergence, UsageError
 from tt.events import Event, Kind
+from tt.vmm.live import LiveSource
 from tt.vmm.messages import (
     Answer,
     ConsoleInput,
@@ -195,6 +196,21 @@ def test_an_answer_that_comes_later() -> None:
             again.go(tick)
 
     the_same_again(bench, drive)
+
+
+def test_a_key_that_comes_too_late_for_its_tick() -> None:
+    """Once the inputs of a tick are taken and its timers have fired, a key waits for the next tick."""
+    rig = Rig()
+    source = LiveSource()
+    door = Door(lambda: rig.ns, source, rig.clock)
+    assert list(door.take_inputs()) == []
+    source.type(b"x")
+    assert door.next_input() == 1
+    rig.ns = 1
+    assert [event.tick for event in door.take_inputs()] == [1]
+    rig.ns = 5
+    source.type(b"x")
+    assert door.next_input() == 5, "nothing has happened here yet"
 
 
 def test_saved_with_a_message_under_way() -> None:
