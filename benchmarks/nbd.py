@@ -23,7 +23,7 @@ from pathlib import Path
 
 from side_by_side import ROOT, Run, Table, arguments, ratio, report, scratch, spread, take_turns
 
-READ_BAR, WRITE_BAR = 0.8, 0.5
+READ_BAR, WRITE_BAR = 0.8, 0.9
 RAW, LIVE, NBDKIT, QEMU = "tt, raw file", "chronus serve", "nbdkit", "qemu-nbd"
 CONTENDERS = (RAW, LIVE, NBDKIT, QEMU)
 _FAR = 37  # blocks from one request to the next

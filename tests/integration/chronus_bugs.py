@@ -22,7 +22,7 @@ class Bug:
     """One bug: what breaks it, what mends it (if anything), how to see it, and the file to blame.
 
     `probe` is a command for `--guest --early` or, with `how` "files", for `--files`; it exits with 0 where
-    all is well.
+    all is well.  With `how` "console" it is a script for `--console`, on a guest that boots into `LOGIN`.
     """
 
     name: str
@@ -53,8 +53,10 @@ BUGS = (
     Bug(
         "dnsmasq semantics",
         "semantics",
-        "sed -i 's/^cache-size=150/cache-size=15O/' /etc/dnsmasq.conf",
-        "dnsmasq --test || exit 1",
+        # A configuration that is as good as the other to `dnsmasq --test`, but the answers are others.
+        "echo no-hosts >> /etc/dnsmasq.conf",
+        "dnsmasq --test || exit 125; ip link set lo up; dnsmasq --user=root --pid-file=/dev/null || exit 1; "
+        "busybox nslookup server 127.0.0.1 | grep -q 127.0.1.1 || exit 1",
         "/etc/dnsmasq.conf",
     ),
     Bug(
@@ -76,8 +78,10 @@ BUGS = (
         "PAM typo",
         "typo",
         "sed -i '0,/pam_unix.so/s//pam_unx.so/' /etc/pam.d/common-account",
-        "su -s /bin/sh ada -c true || exit 1",
+        "bad whenever /Module is unknown|Login incorrect|Authentication failure/\n"
+        "login ada Tr0ub4dor\nrun id -un",
         "/etc/pam.d/common-account",
+        how="console",
     ),
     Bug(
         "resolver typo",
@@ -95,11 +99,11 @@ BUGS = (
     ),
     Bug(
         "boot script",
-        "structure",
-        "sed -i '0,/^case/s//cse/' /etc/init.d/cron",
-        "sh -n etc/init.d/cron",
+        "semantics",
+        # It parses, and it exits with 0: only nothing runs after it.
+        "sed -i 's#^DAEMON=/usr/sbin/cron#DAEMON=/usr/sbin/corn#' /etc/init.d/cron",
+        "sh -n /etc/init.d/cron || exit 125; /etc/init.d/cron start; sleep 1; pgrep -x cron || exit 1",
         "/etc/init.d/cron",
-        how="files",
     ),
     Bug(
         "host key permissions",
@@ -142,11 +146,13 @@ BUGS = (
         "firewall typo",
         "typo",
         "sed -i 's/type filter hook input/type fliter hook input/' /etc/nftables.conf",
-        "grep -q 'type filter hook input' etc/nftables.conf",
+        "nft -c -f /etc/nftables.conf || exit 1",
         "/etc/nftables.conf",
-        how="files",
     ),
 )
+
+LOGIN = "init=/sbin/agetty -- --noclear ttyS0 vt100"
+"""What the guest's first program is for a login on its console."""
 
 _LIBRARY = "/usr/lib/x86_64-linux-gnu/libc.so.6"
 
@@ -194,6 +200,17 @@ done_with package
 """
 
 
+# The boot loader's menu names a kernel that is not there yet: nothing boots until it is.
+_A_KERNEL_LATE = """\
+step kernel
+busybox sed -i 's/vmlinuz-/vmlinux-/' /boot/extlinux/extlinux.conf
+noise kernel 12
+noise kernel-on 12
+busybox sed -i 's/vmlinux-/vmlinuz-/' /boot/extlinux/extlinux.conf
+done_with kernel
+"""
+
+
 def life() -> str:
     """Return the shell script of the server's whole life, as its first program's."""
     parts = [_START, _NOISE, "noise boot 30\ndone_with start\n"]
@@ -207,6 +224,8 @@ def life() -> str:
             parts.append(f"step mend-{name}\n{bug.mends}\ndone_with mend-{name}\n")
         if number == 5:
             parts.append(_HALF_AN_UPGRADE)
+        if number == 9:
+            parts.append(_A_KERNEL_LATE)
     again = BUGS[0]
     parts.append(f"noise again 25\nstep {again.name.replace(' ', '-')}-again\n{again.breaks}\n")
     parts.append("done_with again\nnoise last 30\ndone_with end\n")

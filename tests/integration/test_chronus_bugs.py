@@ -8,19 +8,21 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
-from chronus_bugs import BUGS, Bug, life, milestones, script_image
+from chronus_bugs import BUGS, LOGIN, Bug, life, milestones, script_image
 
+from tt.chronus.probes.console import ConsoleProbe
 from tt.chronus.probes.files import FilesProbe
 from tt.chronus.probes.guest import GuestProbe
 from tt.chronus.runners.runner import setup_of
 from tt.chronus.search.bisect import Bisection, Options, bisect
-from tt.chronus.search.verdicts import Probe
+from tt.chronus.search.verdicts import Outcome, Probe
 from tt.chronus.store.history import History
 from tt.chronus.why.finding import explain
 from tt.guests.apt import cache_directory
@@ -78,7 +80,10 @@ def probe_of(bug: Bug, history: History) -> Probe:
     """Return the probe by which a bug is seen."""
     if bug.how == "files":
         return FilesProbe(bug.probe, ("/etc",))
-    return GuestProbe(bug.probe, "tt", setup_of(history, timeout_s=60), early=True)
+    setup = setup_of(history, timeout_s=60)
+    if bug.how == "console":
+        return ConsoleProbe(bug.probe, bug.name, "tt", replace(setup, append=LOGIN))
+    return GuestProbe(bug.probe, "tt", setup, early=True)
 
 
 def span_of(bug: Bug, history: History) -> tuple[int, int, int, int]:
@@ -96,7 +101,7 @@ def span_of(bug: Bug, history: History) -> tuple[int, int, int, int]:
 def found_by(bug: Bug, history: History) -> tuple[Bisection, list[str]]:
     """Search, and return what was found and which files are named."""
     good, bad, _step, _done = span_of(bug, history)
-    options = Options(keep=False, bursts=bug.how == "guest")
+    options = Options(keep=False, bursts=bug.how != "files")
     found = bisect(history, probe_of(bug, history), good, bad, options)
     return found, explain(history, found.turns[0], None, found, author=False).paths
 
@@ -123,3 +128,15 @@ def test_what_broke_twice_is_found_twice(server_life: Path) -> None:
         assert [turn.becomes_bad for turn in turns] == [True, False, True]
         assert step < turns[0].after <= done
         assert turns[2].after > again
+
+
+@pytest.mark.parametrize("span", ["upgrade", "kernel"])
+def test_while_nothing_boots_nothing_is_judged(server_life: Path, span: str) -> None:
+    with History.open(server_life) as history:
+        ticks = milestones(history.trace)
+        at = {text: history.instant_at_tick(tick) for text, tick in ticks.items()}
+        ends = [burst.after for burst in history.bursts(at[f"STEP {span}"], at[f"DONE {span}"])]
+        probe = GuestProbe("true", "tt", setup_of(history, timeout_s=60), early=True)
+        outcomes = [probe.run(history.at(instant)).outcome for instant in ends[:3]]
+        assert Outcome.CRASH in outcomes and Outcome.BAD not in outcomes
+        assert probe.run(history.at(at[f"DONE {span}"])).outcome is Outcome.GOOD

@@ -107,6 +107,7 @@ def configure(root: Path) -> None:
     (root / "etc/sudoers.d/ops").chmod(0o440)
     subprocess.run(["chroot", str(root), "groupadd", "-f", "ops"], check=True)
     subprocess.run(["chroot", str(root), "useradd", "-m", "-g", "ops", "-s", "/bin/bash", "ada"], check=True)
+    subprocess.run(["chroot", str(root), "chpasswd"], input=b"ada:Tr0ub4dor\n", check=True)
     release = next((root / "lib/modules").iterdir())
     modules = ModuleTree(release)
     wanted = [name for name in ("virtio_pci", "virtio_blk", "virtio_rng") if not modules.builtin(name)]

@@ -168,7 +168,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 def test_squashing_keeps_every_later_instant(tmp_path: Path) -> None:
-    path, model = lived(tmp_path)
+    path, model = lived(tmp_path, size=(1 << 20) + 1536, writes=90)
     instants = sorted(model.then)
     before = instants[len(instants) // 2]
     size = path.stat().st_size

@@ -164,19 +164,30 @@ class LiveDisk:
         """Make every write that was done safe from a power cut."""
         with self._state:
             self._check()
-            dirty = self._spool.take_dirty()
-        failed = None
+            new_names, dirty = self._spool.take_dirty()
+        failed: list[int] = []
+        error: OSError | TTError | None = None
         for number, descriptor in dirty:
             try:
                 os.fdatasync(descriptor)
             except OSError as e:
-                failed = e
-                with self._state:
-                    self._spool.still_dirty(number)
+                failed.append(number)
+                error = e
             finally:
                 os.close(descriptor)
-        if failed is not None:
-            raise TTError(f"cannot write {self._lock.folder}: {failed.strerror}")
+        try:
+            if new_names:
+                spool.sync_folder(self._lock.folder)
+        except TTError as e:
+            error = error or e
+        else:
+            new_names = False
+        if error is not None:
+            with self._state:
+                self._spool.still_dirty(new_names, failed)
+            if isinstance(error, OSError):
+                raise TTError(f"cannot write {self._lock.folder}: {error.strerror}")
+            raise error
 
     def extents(self, offset: int, size: int) -> list[tuple[int, bool]]:
         """Return (bytes, whether they are zeros) of neighbouring parts, as far as is known."""

@@ -8,9 +8,10 @@ A line "finish" on its input means that no more will be written: it packs what i
 ends.  The end of its input without that line means that the server is gone: it ends at once, and
 what is left in the spool waits for the next who serves the disk.
 
-The disk's user goes first: the process runs only where nothing else wants to, and begins to pack when
-the disk has been left alone for a moment, or much waits for it.  Nobody waits for the packing: what is in
-the spool is as safe, and is read from there.
+The disk's user goes first: the process is a nice one, and begins to pack when the disk has been left alone
+for a moment, or much waits for it.  Nobody waits for the packing: what is in the spool is as safe, and is
+read from there.  (It does not run as SCHED_IDLE: who waits for the end of a server would wait on a busy
+machine for minutes, and only root may lift that again.)
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from tt.chronus.store import spool
@@ -32,8 +32,7 @@ LOOK_EVERY_S = 0.25
 _COMMIT_BYTES = 32 << 20
 _PATIENT_BYTES = 512 << 20  # of the spool that may wait while the disk is busy
 _PATIENT_S = 10.0  # that they may wait
-_IDLE_BYTES = 2 << 30  # of the spool that may wait for a processor that nobody else wants
-_NICE = 10
+_NICE = 10  # a tenth of a processor that others want
 _CLOSED = "closed by chronus serve"
 
 
@@ -144,7 +143,6 @@ def recover(path: Path, say: Callable[[str], None] = lambda line: None) -> bool:
 def main() -> int:
     """Pack for the server on the other side of stdin and stdout."""
     os.nice(_NICE)
-    _give_way(True)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are for the server, which then says "finish"
     packer = Packer(Path(sys.argv[1]))
@@ -155,7 +153,6 @@ def main() -> int:
             waiting, newest = packer.waiting
             worked = 0
             if finishing or patience.ends(waiting, newest):
-                _give_way(waiting < _IDLE_BYTES and not finishing)
                 worked = packer.step()
             if worked:
                 _tell(packer)
@@ -189,12 +186,6 @@ class _Patience:
             self._since = time.monotonic()
             return waiting > 0
         return waiting > _PATIENT_BYTES
-
-
-def _give_way(to_all: bool) -> None:
-    """Run only where no other process wants to, or as others do (that are as nice)."""
-    with suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE if to_all else os.SCHED_OTHER, os.sched_param(0))
 
 
 def _tell(packer: Packer) -> None:

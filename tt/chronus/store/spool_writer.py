@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +28,7 @@ class SpoolWriter:
         self._sizes: dict[int, int] = {}
         self._written: dict[int, list[tuple[int, int]]] = {}  # segment -> (block, blocks) written in it
         self._dirty: set[int] = set()
+        self._new_names = False  # segments were made whose names a power cut would take
         self._begin_segment()
 
     def append(self, buffers: Sequence[Buffer], size: int) -> None:
@@ -60,15 +61,20 @@ class SpoolWriter:
             raise TTError(f"{self.folder} was cut short by somebody else")
         return data
 
-    def take_dirty(self) -> list[tuple[int, int]]:
-        """Return (segment, descriptor of its own) of what is to be synced, to do it without the lock."""
+    def take_dirty(self) -> tuple[bool, list[tuple[int, int]]]:
+        """Return what is to be synced, to do it without the lock.
+
+        Whether the folder is; and (segment, descriptor of its own) of each segment.
+        """
         dirty = [(number, os.dup(self._descriptors[number])) for number in sorted(self._dirty)]
         self._dirty.clear()
-        return dirty
+        new_names, self._new_names = self._new_names, False
+        return new_names, dirty
 
-    def still_dirty(self, segment: int) -> None:
+    def still_dirty(self, new_names: bool, segments: Collection[int]) -> None:
         """Take back what `take_dirty` said: it could not be synced."""
-        self._dirty.add(segment)
+        self._dirty.update(segments)
+        self._new_names = self._new_names or new_names
 
     def packed_below(self, segment: int) -> None:
         """Take note that the segments below one are in the history."""
@@ -104,7 +110,7 @@ class SpoolWriter:
             self._descriptors[self.segment] = os.open(path, flags, 0o644)
         except OSError as e:
             raise TTError(f"cannot write {self.folder}: {e.strerror}") from None
-        spool.sync_folder(self.folder)
+        self._new_names = True
         self.end = 0
         self._sizes[self.segment] = 0
         self._written[self.segment] = []
