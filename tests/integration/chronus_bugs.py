@@ -200,13 +200,13 @@ done_with package
 """
 
 
-# The boot loader's menu names a kernel that is not there yet: nothing boots until it is.
+# A kernel that is taken away before the new one is there: for a while there is nothing to boot.
 _A_KERNEL_LATE = """\
 step kernel
-busybox sed -i 's/vmlinuz-/vmlinux-/' /boot/extlinux/extlinux.conf
+for kernel in /boot/vmlinuz-*; do mv $kernel /root/kernel-to-come; done
 noise kernel 12
 noise kernel-on 12
-busybox sed -i 's/vmlinux-/vmlinuz-/' /boot/extlinux/extlinux.conf
+mv /root/kernel-to-come $kernel
 done_with kernel
 """
 

@@ -6,6 +6,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,19 @@ def test_the_rooms_of_chronus_have_an_order(here: str) -> None:
             parts = name.split(".")
             if parts[:2] == ["tt", "chronus"]:
                 assert parts[2] in before, f"{where(path, line)}: chronus/{here} imports {name}"
+
+
+def test_chronus_has_no_import_circles() -> None:
+    """Also none through imports inside functions, or for typing only."""
+    modules = {dotted(path): path for path in MODULES if room(dotted(path)) == "chronus"}
+    graph = {}
+    for name, path in modules.items():
+        there = {each for _line, each in imported(path)}
+        graph[name] = {each for found in there for each in (found, found.rpartition(".")[0])} & {*modules}
+    for name, others in graph.items():
+        # A name from a package is not the package: `from tt.chronus.store import spool`.
+        others -= {each for each in others if any(other.startswith(f"{each}.") for other in others)} | {name}
+    TopologicalSorter(graph).prepare()
 
 
 def test_every_module_of_chronus_is_in_a_room() -> None:

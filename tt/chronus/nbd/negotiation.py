@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tt.chronus.nbd import protocol as nbd
+import tt.chronus.nbd.protocol as nbd
 from tt.chronus.nbd.exports import Export
 
 MAX_OPTION = 16 << 10  # bytes of an option: a name and some queries

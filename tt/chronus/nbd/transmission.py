@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from tt.chronus.nbd import protocol as nbd
+import tt.chronus.nbd.protocol as nbd
 from tt.chronus.nbd.negotiation import Gone, Session
 from tt.chronus.store.host_file import Buffer
 from tt.errors import TTError
