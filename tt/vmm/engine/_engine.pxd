@@ -10,6 +10,8 @@ cdef extern from "core.h" nogil:
         int (*acknowledge)(void *self) noexcept
         uint64_t (*tsc)(void *self) noexcept
         void (*virtual_instruction)(void *self, uint64_t number) noexcept
+        uint64_t (*memory_read)(void *self, uint64_t addr, int size) noexcept
+        void (*memory_write)(void *self, uint64_t addr, int size, uint64_t value) noexcept
         bint (*fetch_page)(void *self, uint64_t page, uint8_t *into) noexcept
     ctypedef struct CpuidLeaf:
         uint32_t leaf, subleaf, eax, ebx, ecx, edx
@@ -28,6 +30,8 @@ cdef extern from "core.h" nogil:
         int call_count
         uint32_t calls[64]
         uint64_t vectors[4]
+    ctypedef struct Span:
+        uint64_t addr, size
     ctypedef struct CSegment "Segment":
         uint32_t selector
         uint64_t base
@@ -109,6 +113,7 @@ cdef extern from "core.h" nogil:
     void tt_revert(CEngine *e, const uint8_t *changed, const uint64_t *digest)
     # watch.c, denali.c
     bint tt_set_breaks(CEngine *e, const uint64_t *addrs, int count)
+    bint tt_set_devices(CEngine *e, const Span *spans, int count)
     bint tt_set_watches(CEngine *e, const Watch *watches, int count)
     void tt_set_catches(CEngine *e, const Catches *catches)
     void tt_denali_upcall(CEngine *e, uint64_t mask)

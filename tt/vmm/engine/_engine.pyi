@@ -57,6 +57,15 @@ class Engine:
     """
     port_write: Callable[[int, int, int], None]
     """Called as `port_write(port, size, value)` for OUT and OUTS; see `port_read`."""
+    memory_read: Callable[[int, int], int]
+    """Called as `memory_read(addr, size)` where the guest loads from an address of `map_devices`.
+
+    The bytes are those that the instruction asks for on one page, 1 to 8 of them, aligned or
+    not; each is asked for once.  An access of more than 8 bytes comes in several calls.
+    `tick` is that before the instruction.  A failure is as in `port_read`.
+    """
+    memory_write: Callable[[int, int, int], None]
+    """Called as `memory_write(addr, size, value)` where the guest stores there; see `memory_read`."""
     acknowledge: Callable[[], int]
     """Called when the CPU takes an interrupt; return its vector, or -1 for none after all.
 
@@ -143,6 +152,14 @@ class Engine:
         CPU comes to it; where it stands when they are set does not count.  It may be
         at a handler's first instruction, at the tick of what was interrupted: see
         `entered_at`.  No part of the state.  Raises `EngineError` for too many.
+        """
+
+    def map_devices(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Replace all places where devices answer, outside RAM, by the (guest-physical addr, size in bytes) given.
+
+        On the 4 KB pages that they touch all accesses come to `memory_read` and `memory_write`.
+        Elsewhere outside RAM loads read all ones and stores do nothing.  No part of the state;
+        may be called in a callback.  Raises `EngineError` for more than 64, or for one in RAM.
         """
 
     def set_watchpoints(self, watches: Iterable[tuple[int, int, bool, bool, bool]]) -> None:

@@ -48,6 +48,23 @@ cdef void _port_write(void *self, uint32_t port, int size, uint32_t value) noexc
         engine._fail(error)
 
 
+cdef uint64_t _memory_read(void *self, uint64_t addr, int size) noexcept with gil:
+    cdef Engine engine = <Engine>self
+    try:
+        return engine.memory_read(addr, size)
+    except BaseException as error:
+        engine._fail(error)
+        return <uint64_t>-1
+
+
+cdef void _memory_write(void *self, uint64_t addr, int size, uint64_t value) noexcept with gil:
+    cdef Engine engine = <Engine>self
+    try:
+        engine.memory_write(addr, size, value)
+    except BaseException as error:
+        engine._fail(error)
+
+
 cdef int _acknowledge(void *self) noexcept with gil:
     cdef Engine engine = <Engine>self
     try:
@@ -95,7 +112,8 @@ cdef class Engine:
     cdef CEngine c
     cdef object _error
     cdef object __weakref__
-    cdef public object port_read, port_write, acknowledge, tsc, virtual_instruction, fetch_page
+    cdef public object port_read, port_write, memory_read, memory_write
+    cdef public object acknowledge, tsc, virtual_instruction, fetch_page
 
     def __cinit__(self, uint64_t ram_size, *, bint denali=False, uint32_t code_buffer=0):
         cdef const char *why
@@ -104,7 +122,8 @@ cdef class Engine:
         if why != NULL:
             raise EngineError(why.decode())
         self.c.self = <void *>self
-        self.c.calls = Callbacks(_port_read, _port_write, _acknowledge, _tsc, _virtual_instruction, _fetch_page)
+        self.c.calls = Callbacks(_port_read, _port_write, _acknowledge, _tsc, _virtual_instruction,
+                                 _memory_read, _memory_write, _fetch_page)
 
     def __dealloc__(self):
         tt_close(&self.c)
@@ -198,6 +217,19 @@ cdef class Engine:
         for i, addr in enumerate(addrs):
             table[i] = addr
         if not tt_set_breaks(&self.c, table, len(addrs)):
+            raise MemoryError
+
+    def map_devices(self, spans):
+        cdef Span[64] table
+        spans = list(spans)
+        if len(spans) > 64:
+            raise EngineError(f"{len(spans)} devices in memory are too many: at most 64")
+        for i, (addr, size) in enumerate(spans):
+            if not 0 < size <= 1 << 40 or not self.c.mem.size <= addr <= (1 << 44) - size:
+                raise EngineError(f"a device at {addr:#x}, {size:#x} bytes, does not lie between RAM "
+                                  f"({self.c.mem.size:#x}) and the end of addresses")
+            table[i].addr, table[i].size = addr, size
+        if not tt_set_devices(&self.c, table, len(spans)):
             raise MemoryError
 
     def set_watchpoints(self, watches):

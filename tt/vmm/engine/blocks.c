@@ -53,7 +53,7 @@ uint64_t tt_next_stop(const Engine *e)
 void tt_reconsider(Engine *e)
 {
     uint64_t next = tt_next_stop(e), now = tt_tick(e);
-    tt_set_horizon(e, e->cpu.intr || e->failed || e->tr.refetch || next < now ? now : next);
+    tt_set_horizon(e, e->cpu.intr || e->failed || e->tr.refetch || OWN_TRAP(e) || next < now ? now : next);
 }
 
 /* This run has taken long enough: end it after the next instruction that retires.
@@ -247,6 +247,11 @@ static void block_slow(uint8_t *env)
     (void)env;
 
     e->slow_blocks++;
+    if (tt_own_due(e) && !e->failed) {
+        tt_set_tick(e, now);
+        EIP(e) = tb->pc - tb->cs_base;
+        tt_own_trap(e);
+    }
     if (e->failed || now >= next || (e->cpu.intr && (EFLAGS(e) & FLAG_IF) && !(HFLAGS(e) & HF_INHIBIT_IRQ))) {
         tt_set_tick(e, now);
         EIP(e) = tb->pc - tb->cs_base;
@@ -283,12 +288,12 @@ static void block_slow(uint8_t *env)
     }
     if (now + tb->icount > next || one_by_one(tb)) { /* cut the block */
         tt_set_tick(e, now);
-        tt_set_horizon(e, next);
+        tt_set_horizon(e, OWN_TRAP(e) ? now : next);
         EIP(e) = tb->pc - tb->cs_base;
         CPU32(e, tt_layout.cpu_cflags_next_tb) = one_by_one(tb) ? 1 : (int32_t)(next - now);
         tt_next_block(e);
     }
-    tt_set_horizon(e, e->cpu.intr ? now : next);
+    tt_set_horizon(e, e->cpu.intr || OWN_TRAP(e) ? now : next);
 }
 
 /* Unicorn's block hook: runs only in blocks that could not be patched. */

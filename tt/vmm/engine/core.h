@@ -19,7 +19,9 @@
  *   state.c    flags, segments, the bytes that are state
  *   instructions.c  system calls, CPUID, the time-stamp counter, port I/O
  *   cpu.c      exceptions and runs
+ *   access.c   loads and stores looked at one by one; devices in memory
  *   watch.c    breakpoints and watchpoints
+ *   debug.c    the guest's own data breakpoints
  *   denali.c   the Denali architecture's TLB, upcalls, virtual instructions
  *   memory.c   the machine's pages: their bytes, which of them changed
  *   digest.c   the 128-bit digest of RAM, kept from dirty pages
@@ -35,6 +37,7 @@
 #include "qemu.h"
 
 #define VOID_ADDR (1ull << 46) /* where accesses outside RAM end up */
+#define DEVICE_ADDR (VOID_ADDR + PAGE_SIZE) /* ... and those to a device */
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
@@ -114,8 +117,26 @@ typedef struct Callbacks {
     int (*acknowledge)(void *self);                  /* vector, or -1 for none */
     uint64_t (*tsc)(void *self);                     /* only with host_tsc */
     void (*virtual_instruction)(void *self, uint64_t number); /* Denali */
+    uint64_t (*memory_read)(void *self, uint64_t paddr, int size); /* of a device; 1 to 8 bytes, on one page */
+    void (*memory_write)(void *self, uint64_t paddr, int size, uint64_t value);
     int (*fetch_page)(void *self, uint64_t page, uint8_t *into); /* false: it failed */
 } Callbacks;
+
+/* Guest-physical addresses. */
+typedef struct Span {
+    uint64_t addr, size;
+} Span;
+
+/* The access to a page with a device or watched bytes that is being made (access.c). */
+typedef struct Access {
+    uint64_t addr; /* linear */
+    uintptr_t ra;  /* in which host code; 0: done */
+    int size, rw;
+    bool exact;    /* as the instruction makes it; else as QEMU's TLB was asked first */
+    uint8_t seen;  /* of an unaligned load that is not exact: which half was asked for */
+    uint64_t answered; /* the virtual page, | 1, whose part of a load is in `bytes` */
+    uint8_t bytes[8];
+} Access;
 
 /* Blocks that may come back (revive.c). */
 typedef struct Noted Noted;
@@ -174,9 +195,12 @@ typedef struct Engine {
     uint64_t *breaks; /* linear addresses */
     Watch *watches;
     int break_count, watch_count;
-    uint64_t asked_addr; /* the last access to a watched page, as QEMU asked for it */
-    uintptr_t asked_ra;
-    int asked_size;
+    Access access;
+    Span *devices;
+    int device_count;
+    uint64_t device_page, device_vpage; /* the TLB was last asked for this page of a device: */
+    uint64_t part_start;                /* these linear addresses of the access are there */
+    int part_length;
     uint64_t *marks; /* addresses at which blocks may end for a breakpoint: those of `breaks`, and earlier ones */
     int mark_count;
     uint64_t no_break_at, no_break_pc; /* a breakpoint that one has stopped at, or began at */
@@ -212,6 +236,8 @@ enum { MTRR_SIZE = 8 * (11 + 1 + 16), MTRR_SAVED = -256 }; /* where in a saved s
 #define CURRENT(e) ENV(e, tt_layout.current, uint32_t)
 #define ENTRY_TICK(e) ENV(e, tt_layout.entry_tick, uint64_t)
 #define ENTRY_COUNT(e) ENV(e, tt_layout.entry_tick + 8, uint64_t)
+#define OWN_TRAP(e) ENV(e, tt_layout.entry_tick + 16, uint64_t) /* debug.c: after which tick, and bits of DR6; 0: none */
+#define DEBUG_REGISTER(e, n) ENV(e, tt_layout.dr + 8 * (n), uint64_t)
 #define CPU32(e, off) (*(int32_t *)((e)->tr.cpu + (off)))
 
 /* How long run() may take when every instruction is slow: some 100 ms.  It comes
@@ -238,6 +264,7 @@ int tt_layout_probes(void);
 bool tt_translate(Engine *e, uint64_t addr, uint64_t *paddr);
 /* tlb.c */
 void tt_flush_tlb(Engine *e);
+void tt_drop_page(Engine *e, uint64_t vpage);
 uint64_t tt_tlb_entries(Engine *e, int mode);
 void tt_revoke_stores(Engine *e);
 /* memory.c */
@@ -287,6 +314,13 @@ Block *tt_revive_block(Engine *e, uint64_t pc, uint64_t cs_base, uint32_t flags,
 bool tt_reviving(Engine *e, Block *tb);
 int tt_revived_size(Engine *e, Block *tb);
 void tt_forget_noted(Engine *e);
+/* access.c */
+extern void *const tt_loads[4], *const tt_stores[4];
+uint64_t tt_part_on_page(Engine *e, uint64_t addr, int size, int rw, uintptr_t ra, int *length);
+bool tt_set_devices(Engine *e, const Span *spans, int count);
+bool tt_is_device(const Engine *e, uint64_t ppage);
+void tt_alone_for_device(Engine *e, int rw, uintptr_t ra);
+bool tt_hook_devices(Engine *e);
 /* watch.c */
 bool tt_set_breaks(Engine *e, const uint64_t *addrs, int count);
 bool tt_set_watches(Engine *e, const Watch *watches, int count);
@@ -300,6 +334,13 @@ bool tt_watches_physical(Engine *e, uint64_t paddr, uint64_t size);
 void tt_forget_hit(Engine *e);
 void tt_set_catches(Engine *e, const Catches *catches);
 void tt_catch(Engine *e, bool is_call, uint32_t number, bool again);
+/* debug.c */
+bool tt_own_page(const Engine *e, uint64_t vpage);
+int tt_own_hits(const Engine *e, uint64_t at, uint64_t length, bool write);
+void tt_own_hit(Engine *e, int bits);
+void tt_own_forget(Engine *e);
+void tt_own_tell(Engine *e);
+void tt_own_trap(Engine *e) __attribute__((noreturn));
 /* denali.c */
 bool tt_soft_lookup(Engine *e, uint64_t addr, uint64_t *paddr, int *rights);
 bool tt_denali_exception(Engine *e, int vector, uint64_t error, uint64_t addr);
@@ -329,6 +370,18 @@ static inline Page *tt_page(const Engine *e, uint64_t host)
         p->w_addr = p->x_addr = 0;
     }
     return p;
+}
+
+/* Does the guest have breakpoints of its own? */
+static inline bool tt_own_watches(const Engine *e)
+{
+    return DEBUG_REGISTER(e, 7) & 0xff;
+}
+
+/* Is #DB to be raised now?  After a load of SS, only one instruction later. */
+static inline bool tt_own_due(const Engine *e)
+{
+    return unlikely(OWN_TRAP(e)) && !(HFLAGS(e) & HF_INHIBIT_IRQ);
 }
 
 /* Bytes of RAM are about to be looked at. */

@@ -41,6 +41,10 @@ static void deliver(Engine *e, int vector)
         tt_settle(e);
     if (unlikely(e->hit.size) && e->hit.by == BY_INSTRUCTION && tt_tick(e) < e->hit_stop)
         tt_forget_hit(e); /* the instruction did not retire */
+    if (unlikely(OWN_TRAP(e)) && vector == EXC_DB)
+        tt_own_tell(e);
+    else if (unlikely(OWN_TRAP(e)))
+        tt_own_forget(e);
     e->aborted -= vector == EXC_DB && aborted != e->aborted; /* a breakpoint comes before on_code */
     if (unlikely(e->catches.any) && !(e->cpu.denali && vector == EXC_UD))
         tt_catch(e, false, vector, vector != EXC_DB && vector != EXC_DF);

@@ -59,6 +59,7 @@ void tt_close(Engine *e)
     free(e->breaks);
     free(e->marks);
     free(e->watches);
+    free(e->devices);
 }
 
 /* ---- registers ------------------------------------------------------------ */

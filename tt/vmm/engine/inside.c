@@ -1,5 +1,5 @@
 /*
- * QEMU's functions inside libunicorn: found by name, and seven of them interposed.
+ * QEMU's functions inside libunicorn: found by name, and eight of them interposed.
  *
  * Functions are found in libunicorn's dynamic symbols.  Calls that QEMU makes between
  * its own files are redirected to the engine by rewriting their slots in the library's
@@ -10,8 +10,12 @@
  *   cpu_loop_exit_noexc  -> a block that rewrote itself is left half way: settle its ticks
  *   tb_htable_lookup     -> to know the instruction limit of the block looked up
  *   tlb_flush            -> to know when no translation is cached
+ *   cpu_watchpoint_insert -> to take the page of the guest's own data breakpoint out of the TLB
  *   tb_gen_code, gen_intermediate_code -> to begin blocks at bit tests
  *   tlb_reset_dirty_by_vaddr -> to nothing: page classes do its work
+ *
+ * The functions that translated code calls for loads and stores without a TLB entry are
+ * replaced in the tables that the translator takes their addresses from (access.c).
  *
  * The library is one for the process, so this is done once, and the functions below see
  * every Unicorn engine in it: those of other threads, and those of a user's own.  They
@@ -21,6 +25,7 @@
 #include <dlfcn.h>
 #include <elf.h>
 #include <link.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -109,6 +114,16 @@ static void no_reset_dirty(void *cpu, uint64_t start, uint64_t size)
     (void)cpu, (void)start, (void)size;
 }
 
+/* The guest set a data breakpoint (Unicorn's own function does nothing): what the TLB holds of its
+ * page would let accesses pass.  debug.c reads the registers themselves. */
+static int watchpoint_insert(void *cpu, uint64_t addr, uint64_t size, int flags, void **watchpoint)
+{
+    (void)flags, (void)watchpoint;
+    if (tt_current && tt_current->tr.cpu == cpu)
+        tt_drop_page(tt_current, addr & ~(size - 1) & PAGE_MASK);
+    return 0;
+}
+
 /* The guest loaded CR3, say: nothing in the TLB comes from any table now. */
 static void flush_tlb(void *cpu)
 {
@@ -147,6 +162,39 @@ static bool redirect(struct link_map *map, const char *name, void *to)
         return true;
     }
     return false;
+}
+
+/* Put `to` into every table of libunicorn's that holds the address of `name`; keep that in `*from`. */
+static bool replace(struct link_map *map, const char *name, void *to, void **from)
+{
+    const ElfW(Sym) *symtab = NULL;
+    const char *strtab = NULL;
+    const ElfW(Rela) *rela = NULL;
+    size_t size = 0, found = 0;
+
+    for (const ElfW(Dyn) *d = map->l_ld; d->d_tag != DT_NULL; d++) {
+        switch (d->d_tag) {
+        case DT_SYMTAB: symtab = (const void *)d->d_un.d_ptr; break;
+        case DT_STRTAB: strtab = (const void *)d->d_un.d_ptr; break;
+        case DT_RELA: rela = (const void *)d->d_un.d_ptr; break;
+        case DT_RELASZ: size = d->d_un.d_val; break;
+        }
+    }
+    if (!symtab || !strtab || !rela)
+        return false;
+    for (size_t i = 0; i < size / sizeof *rela; i++) {
+        if (ELF64_R_TYPE(rela[i].r_info) != R_X86_64_64
+            || strcmp(strtab + symtab[ELF64_R_SYM(rela[i].r_info)].st_name, name))
+            continue;
+        void **slot = (void **)(map->l_addr + rela[i].r_offset);
+        uintptr_t page = (uintptr_t)slot & ~(uintptr_t)(sysconf(_SC_PAGESIZE) - 1);
+        if (mprotect((void *)page, sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE))
+            return false;
+        *from = *slot;
+        __atomic_store_n(slot, to, __ATOMIC_RELEASE);
+        found++;
+    }
+    return found == 1;
 }
 
 /* Find and redirect; NULL, or what is missing.  Once a process. */
@@ -193,9 +241,19 @@ const char *tt_find_functions(void)
         || !redirect(map, "cpu_loop_exit_noexc_x86_64", loop_exit_noexc)
         || !redirect(map, "tb_htable_lookup_x86_64", htable_lookup)
         || !redirect(map, "tlb_flush_x86_64", flush_tlb)
+        || !redirect(map, "cpu_watchpoint_insert_x86_64", watchpoint_insert)
         || !redirect(map, "tb_gen_code_x86_64", make_block)
         || !redirect(map, "gen_intermediate_code_x86_64", translate)
         || !redirect(map, "tlb_reset_dirty_by_vaddr_x86_64", no_reset_dirty))
         return "its internal calls cannot be redirected";
+    static const char *const loads[] = {"ret_ldub", "le_lduw", "le_ldul", "le_ldq"};
+    static const char *const stores[] = {"ret_stb", "le_stw", "le_stl", "le_stq"};
+    for (int i = 0; i < 4; i++) {
+        char load[64], store[64];
+        snprintf(load, sizeof load, "helper_%s_mmu_x86_64", loads[i]);
+        snprintf(store, sizeof store, "helper_%s_mmu_x86_64", stores[i]);
+        if (!replace(map, load, tt_loads[i], &tt_inside.load[i]) || !replace(map, store, tt_stores[i], &tt_inside.store[i]))
+            return "its functions for loads and stores cannot be replaced";
+    }
     return NULL;
 }

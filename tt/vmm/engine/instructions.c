@@ -208,5 +208,6 @@ bool tt_hook_instructions(Engine *e)
     for (size_t i = 0; i < sizeof hooks / sizeof *hooks; i++)
         if (uc_hook_add(e->tr.uc, &h, UC_HOOK_INSN, hooks[i].hook, e, 1, 0, hooks[i].instruction))
             return false;
-    return uc_mmio_map(e->tr.uc, VOID_ADDR, PAGE_SIZE, void_read, NULL, void_write, NULL) == UC_ERR_OK;
+    return uc_mmio_map(e->tr.uc, VOID_ADDR, PAGE_SIZE, void_read, NULL, void_write, NULL) == UC_ERR_OK
+           && tt_hook_devices(e);
 }

@@ -188,6 +188,25 @@ static void watch_dirty_bit(Engine *e, uint64_t addr, int mmu_idx, uintptr_t ra)
         tt_repeat_alone(e, ra);
 }
 
+/* An access to a page with a device or watched bytes. */
+static void look_at(Engine *e, uint64_t addr, uint64_t ppage, int size, int rw, uintptr_t ra, bool watched, bool device)
+{
+    int length;
+    uint64_t start;
+
+    if (device)
+        tt_alone_for_device(e, rw, ra);
+    start = tt_part_on_page(e, addr, size, rw, ra, &length);
+    if (watched)
+        tt_watch_access(e, start, ppage | (start & (PAGE_SIZE - 1)), length, rw, ra);
+    if (device) {
+        e->device_page = ppage;
+        e->device_vpage = addr & PAGE_MASK;
+        e->part_start = start;
+        e->part_length = length;
+    }
+}
+
 /* QEMU's tlb_fill: called on every TLB miss of a load, store or fetch. */
 bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe, uintptr_t ra)
 {
@@ -223,22 +242,27 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
             tt_fresh(e, w.paddr, PAGE_SIZE);
             rights = grant(e, vpage, w.paddr, rights, rw, ra);
             host = tt_host(&e->mem, w.paddr);
-        } else {
-            w.paddr = VOID_ADDR;
         }
-        if (unlikely(e->watch_count) && !probe && tt_page_watched(e, vpage, w.paddr)) {
+        bool watched = unlikely(e->watch_count || tt_own_watches(e)) && tt_page_watched(e, vpage, w.paddr);
+        bool device = unlikely(e->device_count) && host == VOID_ADDR && tt_is_device(e, w.paddr);
+        if (unlikely(watched || device)) {
             if (rw == FETCH) {
                 rights = RIGHT_X; /* reads must come here */
             } else {
-                tt_watch_access(e, addr, w.paddr | (addr & (PAGE_SIZE - 1)), size, rw, ra);
                 w.size = 1; /* QEMU's word for "ask again at the next access" */
+                if (!probe)
+                    look_at(e, addr, w.paddr, size, rw, ra, watched, device);
             }
+            if (device)
+                host = DEVICE_ADDR;
         }
         tt_inside.tlb_set_page(cpu, vpage, host, rights, mmu_idx, w.size);
         return true;
     }
     if (probe)
         return false;
+    if (rw == FETCH && tt_own_due(e))
+        tt_own_trap(e); /* that of the instruction before comes first */
     if (rw == FETCH) {
         /* Nothing is running: the block before this one is complete. */
         uint64_t pc = EIP(e) + SEG(e, SEG_CS).base;

@@ -26,7 +26,6 @@ Walk tt_walk(Engine *e, uint64_t addr, int rw, int mmu_idx, bool commit);
 /* tlb.c */
 void tt_drop_rights(Engine *e, uint64_t host, bool code);
 void tt_granted(Page *p, uint64_t vpage, bool code);
-void tt_drop_page(Engine *e, uint64_t vpage);
 /* mmu.c */
 void tt_touched(Engine *e, uint64_t paddr, uint64_t size);
 

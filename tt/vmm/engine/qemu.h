@@ -93,7 +93,7 @@ typedef struct Layout {
     int dr, error_code, old_exception;
     int xmm; /* 32 registers of 64 bytes and a temporary; the guest sees 16 bytes of 16 of them */
     int left, current; /* where `left` and the running block's id live in env */
-    int entry_tick;    /* ... and, saved with the state: the last exception's tick, and how many since */
+    int entry_tick;    /* ... and, saved with the state: the last exception's tick, how many since; a #DB to come */
     int state_size;    /* bytes of env that are the CPU's state */
     int mtrr;          /* memory type registers: 11 fixed, the default, 8 pairs; outside of those bytes */
     int uc_cpu, uc_tcg_ctx;        /* in uc_struct: pointers to CPUState and TCGContext */
@@ -132,6 +132,7 @@ typedef struct Inside {
     void (*gen_intermediate_code)(void *cpu, Block *tb, int max_instructions);
     int (*tcg_gen_code)(void *tcg_ctx, Block *tb);
     void (*cpu_loop_exit_noexc)(void *cpu) __attribute__((noreturn));
+    void *load[4], *store[4]; /* what translated code calls where its TLB has no entry; 1, 2, 4, 8 bytes */
     Block *(*tb_htable_lookup)(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, uint32_t cf_mask);
 } Inside;
 extern Inside tt_inside;
@@ -144,7 +145,7 @@ enum {
 enum {
     HF_CPL = 3, HF_INHIBIT_IRQ = 1 << 3, HF_CS32 = 1 << 4, HF_SS32 = 1 << 5, HF_ADDSEG = 1 << 6,
     HF_PE = 1 << 7, HF_TF = 1 << 8, HF_LMA = 1 << 14, HF_CS64 = 1 << 15, HF_RF = 1 << 16, HF_VM = 1 << 17,
-    HF_OSFXSR = 1 << 22, HF_SMAP = 1 << 23,
+    HF_OSFXSR = 1 << 22, HF_SMAP = 1 << 23, HF_IOBPT = 1 << 24,
 };
 enum { EFER_SCE = 1, EFER_LME = 1 << 8, EFER_LMA = 1 << 10, EFER_NXE = 1 << 11 };
 enum { CR4_PSE = 1 << 4, CR4_PAE = 1 << 5, CR4_OSFXSR = 1 << 9, CR4_SMEP = 1 << 20, CR4_SMAP = 1 << 21 };

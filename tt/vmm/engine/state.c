@@ -34,6 +34,16 @@ void tt_set_flags(Engine *e, uint64_t flags)
     EFLAGS(e) = (flags & ~(uint64_t)(FLAGS_ARITH | FLAG_DF)) | 2;
 }
 
+static bool has_port_breakpoint(const Engine *e)
+{
+    uint64_t dr7 = DEBUG_REGISTER(e, 7);
+
+    for (int i = 0; i < 4; i++)
+        if ((dr7 >> (2 * i) & 3) && (dr7 >> (16 + 4 * i) & 3) == 2)
+            return true;
+    return false;
+}
+
 /* Derive QEMU's summary of the CPU's mode from the registers. */
 void tt_update_hflags(Engine *e)
 {
@@ -46,6 +56,7 @@ void tt_update_hflags(Engine *e)
     h |= CR(e, 4) & CR4_OSFXSR ? HF_OSFXSR : 0;
     h |= CR(e, 4) & CR4_SMAP ? HF_SMAP : 0;
     h |= EFER(e) & EFER_LMA ? HF_LMA : 0;
+    h |= has_port_breakpoint(e) ? HF_IOBPT : 0;
     if ((h & HF_LMA) && (cs & 1 << 21)) {
         h |= HF_CS64 | HF_CS32 | HF_SS32;
     } else {

@@ -99,7 +99,7 @@ bool tt_page_watched(const Engine *e, uint64_t vpage, uint64_t ppage)
         if (overlaps(w->addr, w->size, w->physical ? ppage : vpage, PAGE_SIZE))
             return true;
     }
-    return false;
+    return tt_own_watches(e) && tt_own_page(e, vpage);
 }
 
 /* Forget what was touched. */
@@ -142,33 +142,23 @@ static void hit(Engine *e, Watch *w, uint64_t addr, uint64_t paddr, uint64_t siz
     tt_reconsider(e);
 }
 
-/* An access of the running block to a watched page, about to be allowed. */
+/* An access of the running block to `size` bytes of a watched page, about to be allowed. */
 void tt_watch_access(Engine *e, uint64_t addr, uint64_t paddr, int size, int rw, uintptr_t ra)
 {
-    uint64_t in_page = PAGE_SIZE - (paddr & (PAGE_SIZE - 1));
-    uint64_t last = e->asked_addr, end = (last & (PAGE_SIZE - 1)) + (uint64_t)e->asked_size;
-    bool again = ra && ra == e->asked_ra && last != addr && (last & ~(uint64_t)(PAGE_SIZE - 1)) == addr
-                 && end == (uint64_t)size;
-
-    e->asked_addr = addr;
-    e->asked_size = size;
-    e->asked_ra = ra;
-    /* For an unaligned access to a page that is asked for each time, QEMU's slow path asks for the
-       page of the byte behind it too, as if it reached from that page's beginning to there.  Where
-       both are one page, that is no access. */
-    if (again)
-        return;
     Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tr.tcg_ctx, ra) : NULL;
 
-    if (size < 1)
-        size = 1;
-    if (in_page > (uint64_t)size)
-        in_page = size;
+    if (tt_own_watches(e)) {
+        int bits = tt_own_hits(e, addr, size, rw == STORE);
+        if (bits && tb && tb->icount != 1)
+            tt_repeat_alone(e, ra);
+        if (bits)
+            tt_own_hit(e, bits);
+    }
     for (int i = 0; i < e->watch_count; i++) {
         Watch *w = &e->watches[i];
         if (!(w->kinds & (rw == STORE ? WATCH_WRITE : WATCH_READ)))
             continue;
-        if (!overlaps(w->addr, w->size, w->physical ? paddr : addr, w->physical ? in_page : (uint64_t)size))
+        if (!overlaps(w->addr, w->size, w->physical ? paddr : addr, size))
             continue;
         if (tb && tb->icount != 1)
             tt_repeat_alone(e, ra);
