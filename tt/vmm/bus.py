@@ -20,10 +20,10 @@ _Port = tuple[_Read, _Write, int, int]
 
 
 class PortSpan(NamedTuple):
-    """`count` ports from `base` are the registers of a device, from offset 0."""
+    """`size` ports from `base` are the registers of a device, from offset 0."""
 
     base: int
-    count: int
+    size: int
     registers: Registers
     width: int = 1
 
@@ -36,15 +36,21 @@ class Ports:
         self._ports: dict[int, _Port] = {}
 
     def claim(self, base: int, count: int, registers: Registers, width: int = 1, offset: int = 0) -> None:
-        """Make `count` ports from `base` the registers from `offset` of a device that takes `width` bytes at once."""
+        """Make `count` ports from `base` the registers from `offset` of a device.
+
+        The device takes at most `width` bytes at once.
+        """
         for i in range(count):
             self._fixed[base + i] = (registers.read, registers.write, offset + i, width)
 
     def move(self, spans: Iterable[PortSpan]) -> None:
-        """Replace the ports that can move.  Where things overlap, claimed ports win, and then the first span."""
+        """Replace the ports that can move.
+
+        Where things overlap, claimed ports win, and then the first span.
+        """
         ports: dict[int, _Port] = {}
-        for base, count, registers, width in reversed(list(spans)):
-            for i in range(count):
+        for base, size, registers, width in reversed(list(spans)):
+            for i in range(size):
                 ports[base + i] = (registers.read, registers.write, i, width)
         ports.update(self._fixed)
         self._ports = ports
@@ -70,7 +76,7 @@ class Ports:
 
 
 class Region(NamedTuple):
-    """`size` bytes of guest-physical addresses from `base` are a device's, which takes `width` bytes at once."""
+    """`size` bytes from guest-physical `base` are a device's, which takes at most `width` bytes at once."""
 
     base: int
     size: int

@@ -126,13 +126,27 @@ def test_after_the_store_and_nothing_else(mode: str) -> None:
 
 
 CASES = {
-    "mov [{a}], eax": "w", "mov eax, [{a}]": "r", "add [{a}], eax": "rw", "xchg [{a}], eax": "rw",
-    "push [{a}]": "r", "pop [{a}]": "w", "cmp eax, [{a}]": "r", "mov qword ptr [{a}], 1": "w",
-    "lock xadd [{a}], eax": "rw", "movups [{a}], xmm0": "w", "movups xmm0, [{a}]": "r",
-    "mov edi, {a}\n stosb": "w", "mov esi, {a}\n lodsd": "r", "prefetchnta [{a}]": "", "lea eax, [{a}]": "",
-    "mov edi, {a}\n mov esi, 0x50000\n movsd": "w", "mov esi, {a}\n mov edi, 0x50000\n movsd": "r",
-    "mov edi, {a}\n mov ecx, 2\n rep stosd": "w", "fldpi\n fstp tbyte ptr [{a}]": "w", "bts dword ptr [{a}], 3": "rw",
-}  # fmt: skip
+    "mov [{a}], eax": "w",
+    "mov eax, [{a}]": "r",
+    "add [{a}], eax": "rw",
+    "xchg [{a}], eax": "rw",
+    "push [{a}]": "r",
+    "pop [{a}]": "w",
+    "cmp eax, [{a}]": "r",
+    "mov qword ptr [{a}], 1": "w",
+    "lock xadd [{a}], eax": "rw",
+    "movups [{a}], xmm0": "w",
+    "movups xmm0, [{a}]": "r",
+    "mov edi, {a}\n stosb": "w",
+    "mov esi, {a}\n lodsd": "r",
+    "prefetchnta [{a}]": "",
+    "lea eax, [{a}]": "",
+    "mov edi, {a}\n mov esi, 0x50000\n movsd": "w",
+    "mov esi, {a}\n mov edi, 0x50000\n movsd": "r",
+    "mov edi, {a}\n mov ecx, 2\n rep stosd": "w",
+    "fldpi\n fstp tbyte ptr [{a}]": "w",
+    "bts dword ptr [{a}], 3": "rw",
+}
 
 
 def test_kinds_of_instructions() -> None:
@@ -337,7 +351,7 @@ def test_the_stack_of_a_handler() -> None:
     stack = 0x20000 - 48
     text = (
         enable({0: stack + 8}, dr7((0, WRITE, 8)))
-        + f"""
+        + """
         int 0x80
         hlt
         .org 0x700
@@ -375,7 +389,8 @@ def test_off_again_and_moved() -> None:
 @pytest.mark.parametrize("access", ["out 0x71, al", "in al, 0x71", "mov dx, 0x70\n out dx, ax"])
 def test_breakpoints_on_ports(access: str) -> None:
     """With CR4.DE, breakpoints of the fourth kind are on ports; QEMU does these."""
-    text = f"mov rax, cr4\n or eax, 8\n mov cr4, rax\n {enable({2: 0x71}, dr7((2, PORT, 1)))}\n {access}\n inc ebx"
+    text = "mov rax, cr4\n or eax, 8\n mov cr4, rax\n"
+    text += f"{enable({2: 0x71}, dr7((2, PORT, 1)))}\n {access}\n inc ebx"
     guest = guest_of(text)
     check_every_stop(guest)
     assert [bits for _, bits in logged(guest)] == [4]

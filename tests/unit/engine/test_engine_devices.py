@@ -17,7 +17,7 @@ SIZE = 0x3000
 
 
 class Device:
-    """Tells of each access in the guest's `io`: (tick, kind, offset, size, value); RAM, if it `keeps` what is stored."""
+    """Tells of each access in the `io` of the guest; `keeps` what is stored, or not."""
 
     def __init__(self, guest: Guest, fresh: bytes, keeps: bool) -> None:
         self.guest, self.fresh, self.keeps = guest, fresh, keeps
@@ -59,27 +59,63 @@ def accesses(guest: Guest) -> list[tuple[str, int, int]]:
 
 
 D = DEVICE
-# What the device sees of each: loads (l) and stores (s), offset and size.  QEMU loads CMPS's second operand first.
+# What the device sees of each: loads (l) and stores (s), offset and size.
+# QEMU loads CMPS's second operand first.
 INSTRUCTIONS = {
-    "mov eax, [{d}]": "l0:4", "mov al, [{d}+3]": "l3:1", "mov ax, [{d}+1]": "l1:2", "mov rax, [{d}]": "l0:8",
-    "mov rax, [{d}+3]": "l3:8", "mov eax, [{d}+0xffe]": "lffe:2 l1000:2", "mov rax, [{d}+0xfff]": "lfff:1 l1000:7",
-    "mov [{d}], eax": "s0:4", "mov [{d}+1], ax": "s1:2", "mov [{d}+5], rax": "s5:8", "mov [{d}+0xffd], rax": "sffd:3 s1000:5",
-    "add [{d}], eax": "l0:4 s0:4", "add [{d}+2], eax": "l2:4 s2:4", "xchg [{d}], eax": "l0:4 s0:4",
-    "xchg [{d}+7], rax": "l7:8 s7:8", "lock cmpxchg [{d}], ecx": "l0:4 s0:4", "lock xadd [{d}], al": "l0:1 s0:1",
-    "inc word ptr [{d}+0xfff]": "lfff:1 l1000:1 sfff:1 s1000:1", "not byte ptr [{d}]": "l0:1 s0:1",
-    "push [{d}]": "l0:8", "pop [{d}]": "s0:8", "lea rsp, [{d}+0x20]\n push rax\n pop rbx": "s18:8 l18:8",
-    "mov edi, {d}\n mov esi, 0x40000\n movsd": "s0:4", "mov esi, {d}\n mov edi, 0x40000\n movsq": "l0:8",
-    "mov esi, {d}\n mov edi, {d}+8\n movsb": "l0:1 s8:1", "mov esi, {d}\n mov edi, {d}+4\n cmpsd": "l4:4 l0:4",
-    "mov edi, {d}\n mov ecx, 3\n rep stosw": "s0:2 s2:2 s4:2", "mov edi, {d}\n mov al, 2\n mov ecx, 9\n repne scasb": "l0:1 l1:1 l2:1",
+    "mov eax, [{d}]": "l0:4",
+    "mov al, [{d}+3]": "l3:1",
+    "mov ax, [{d}+1]": "l1:2",
+    "mov rax, [{d}]": "l0:8",
+    "mov rax, [{d}+3]": "l3:8",
+    "mov eax, [{d}+0xffe]": "lffe:2 l1000:2",
+    "mov rax, [{d}+0xfff]": "lfff:1 l1000:7",
+    "mov [{d}], eax": "s0:4",
+    "mov [{d}+1], ax": "s1:2",
+    "mov [{d}+5], rax": "s5:8",
+    "mov [{d}+0xffd], rax": "sffd:3 s1000:5",
+    "add [{d}], eax": "l0:4 s0:4",
+    "add [{d}+2], eax": "l2:4 s2:4",
+    "xchg [{d}], eax": "l0:4 s0:4",
+    "xchg [{d}+7], rax": "l7:8 s7:8",
+    "lock cmpxchg [{d}], ecx": "l0:4 s0:4",
+    "lock xadd [{d}], al": "l0:1 s0:1",
+    "inc word ptr [{d}+0xfff]": "lfff:1 l1000:1 sfff:1 s1000:1",
+    "not byte ptr [{d}]": "l0:1 s0:1",
+    "push [{d}]": "l0:8",
+    "pop [{d}]": "s0:8",
+    "lea rsp, [{d}+0x20]\n push rax\n pop rbx": "s18:8 l18:8",
+    "mov edi, {d}\n mov esi, 0x40000\n movsd": "s0:4",
+    "mov esi, {d}\n mov edi, 0x40000\n movsq": "l0:8",
+    "mov esi, {d}\n mov edi, {d}+8\n movsb": "l0:1 s8:1",
+    "mov esi, {d}\n mov edi, {d}+4\n cmpsd": "l4:4 l0:4",
+    "mov edi, {d}\n mov ecx, 3\n rep stosw": "s0:2 s2:2 s4:2",
+    "mov edi, {d}\n mov al, 2\n mov ecx, 9\n repne scasb": "l0:1 l1:1 l2:1",
     "mov esi, {d}\n mov edi, 0x40000\n mov ecx, 3\n rep movsb": "l0:1 l1:1 l2:1",
-    "movups [{d}], xmm0": "s0:8 s8:8", "movups xmm0, [{d}+4]": "l4:8 lc:8", "movq [{d}], xmm1": "s0:8", "movd xmm1, [{d}]": "l0:4",
-    "movnti [{d}], eax": "s0:4", "paddq xmm1, [{d}]": "l0:8 l8:8", "fld dword ptr [{d}]": "l0:4", "fld1\n fstp qword ptr [{d}]": "s0:8",
-    "fld1\n fstp tbyte ptr [{d}+1]": "s1:8 s9:2", "fld tbyte ptr [{d}+1]": "l1:8 l9:2", "cmpxchg8b [{d}]": "l0:8 s0:8",
-    "lock cmpxchg16b [{d}]": "l0:8 l8:8 s0:8 s8:8", "bts dword ptr [{d}], 7": "l0:4 s0:4", "sgdt [{d}]": "s0:2 s2:8",
-    "movzx eax, byte ptr [{d}+2]": "l2:1", "movsx rax, word ptr [{d}+1]": "l1:2", "test dword ptr [{d}], 1": "l0:4",
-    "imul eax, [{d}]": "l0:4", "mov rax, [0x40000]\n adc [{d}], rax": "l0:8 s0:8", 
-    "prefetchnta [{d}]": "", "lea rax, [{d}]": "", "cmove eax, [{d}]": "l0:4", "xlatb": "", "mov ebx, {d}\n xor eax, eax\n xlatb": "l0:1",
-}  # fmt: skip
+    "movups [{d}], xmm0": "s0:8 s8:8",
+    "movups xmm0, [{d}+4]": "l4:8 lc:8",
+    "movq [{d}], xmm1": "s0:8",
+    "movd xmm1, [{d}]": "l0:4",
+    "movnti [{d}], eax": "s0:4",
+    "paddq xmm1, [{d}]": "l0:8 l8:8",
+    "fld dword ptr [{d}]": "l0:4",
+    "fld1\n fstp qword ptr [{d}]": "s0:8",
+    "fld1\n fstp tbyte ptr [{d}+1]": "s1:8 s9:2",
+    "fld tbyte ptr [{d}+1]": "l1:8 l9:2",
+    "cmpxchg8b [{d}]": "l0:8 s0:8",
+    "lock cmpxchg16b [{d}]": "l0:8 l8:8 s0:8 s8:8",
+    "bts dword ptr [{d}], 7": "l0:4 s0:4",
+    "sgdt [{d}]": "s0:2 s2:8",
+    "movzx eax, byte ptr [{d}+2]": "l2:1",
+    "movsx rax, word ptr [{d}+1]": "l1:2",
+    "test dword ptr [{d}], 1": "l0:4",
+    "imul eax, [{d}]": "l0:4",
+    "mov rax, [0x40000]\n adc [{d}], rax": "l0:8 s0:8",
+    "prefetchnta [{d}]": "",
+    "lea rax, [{d}]": "",
+    "cmove eax, [{d}]": "l0:4",
+    "xlatb": "",
+    "mov ebx, {d}\n xor eax, eax\n xlatb": "l0:1",
+}
 SSE = "mov rax, cr4\n or eax, 0x200\n mov cr4, rax\n mov eax, 0x11223344\n"
 
 
@@ -115,7 +151,7 @@ POINTERS = {1: "byte", 2: "word", 4: "dword", 8: "qword"}
 
 
 def random_program(chance: random.Random, base: int, length: int) -> str:
-    """Return instructions over 4 KB + 256 bytes at `base` and RAM at 0x40000: any result depends on all of them."""
+    """Return instructions over two pages at `base` and RAM at 0x40000: results depend on those before."""
     text = ""
     for _ in range(length):
         size = chance.choice([1, 2, 4, 8])
@@ -125,18 +161,28 @@ def random_program(chance: random.Random, base: int, length: int) -> str:
         suffix = {1: "b", 2: "w", 4: "d", 8: "q"}[size]
         text += chance.choice(
             [
-                f"mov {register}, {there}\n", f"mov {there}, {register}\n", f"add {register}, {there}\n",
-                f"xor {there}, {register}\n", f"xchg {there}, {register}\n", f"lock xadd {there}, {register}\n",
-                f"sub {there}, 3\n", f"adc {there}, {register}\n", f"inc {there}\n", f"cmp {there}, {register}\n setc dl\n",
+                f"mov {register}, {there}\n",
+                f"mov {there}, {register}\n",
+                f"add {register}, {there}\n",
+                f"xor {there}, {register}\n",
+                f"xchg {there}, {register}\n",
+                f"lock xadd {there}, {register}\n",
+                f"sub {there}, 3\n",
+                f"adc {there}, {register}\n",
+                f"inc {there}\n",
+                f"cmp {there}, {register}\n setc dl\n",
                 f"mov esi, {base + at}\n mov edi, {ram}\n movs{suffix}\n",
                 f"mov edi, {base + at}\n mov esi, {ram}\n mov ecx, 3\n rep movs{suffix}\n",
                 f"mov edi, {base + at}\n mov ecx, 2\n rep stos{suffix}\n",
                 f"push qword ptr [{base + at}]\n pop qword ptr [{base + at + 8}]\n",
                 f"movups xmm0, [{base + at}]\n movups [{base + at + 5}], xmm0\n",
-                f"lock cmpxchg {there}, {register}\n", f"xchg [{ram}], rdx\n", "imul rax, rbx\n", "bswap rdx\n",
+                f"lock cmpxchg {there}, {register}\n",
+                f"xchg [{ram}], rdx\n",
+                "imul rax, rbx\n",
+                "bswap rdx\n",
                 f"fild dword ptr [{base + at}]\n fistp qword ptr [{base + at + 2}]\n",
             ]
-        )  # fmt: skip
+        )
     return text
 
 
@@ -207,7 +253,7 @@ def test_an_interrupt_comes_right_after_the_access() -> None:
 
 
 def test_holes_without_a_device() -> None:
-    """All ones, and nothing: also on a page that a device shares, if its owner says so, and after unmapping."""
+    """Loads read all ones and stores do nothing, also where a device was before."""
     guest, device = guest_of(f"mov rax, [{HOLE + 1}]\n mov [{HOLE}], rcx\n mov ebx, [{DEVICE}]")
     registers = guest.halt()
     assert registers["rax"] == (1 << 64) - 1
@@ -233,7 +279,7 @@ def test_an_access_with_one_foot_in_ram() -> None:
 
 
 def paged(source: str) -> tuple[Guest, Device]:
-    """A guest with 4 KB pages at 1 GB: the first is the device's, the next is not there until a handler maps it."""
+    """Pages at 1 GB: the first is the device's, the next is not there until a handler maps it."""
     guest, device = guest_of(
         source
         + f"""

@@ -155,7 +155,7 @@ class Engine:
         """
 
     def map_devices(self, spans: Iterable[tuple[int, int]]) -> None:
-        """Replace all places where devices answer, outside RAM, by the (guest-physical addr, size in bytes) given.
+        """Replace all places where devices answer by (guest-physical addr, size in bytes), outside RAM.
 
         On the 4 KB pages that they touch all accesses come to `memory_read` and `memory_write`.
         Elsewhere outside RAM loads read all ones and stores do nothing.  No part of the state;

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tt.errors import UsageError
+from tt.vmm.bus import MemoryBus, Ports, PortSpan
 from tt.vmm.clock import Clock
 from tt.vmm.devices import virtio_blk, virtio_pci, virtio_rng
 from tt.vmm.devices.cmos import Cmos
-from tt.vmm.devices.device import Registers, Stateful
+from tt.vmm.devices.device import Stateful
 from tt.vmm.devices.kbc8042 import COMMAND, DATA, KeyboardController, SystemControlA
 from tt.vmm.devices.pci import SLOTS, PciBus, PciFunction, host_bridge
 from tt.vmm.devices.pic8259 import Pic8259
@@ -38,11 +39,6 @@ MAX_DISKS = SLOTS - 2
 _PCI_IRQS = (10, 11)
 _BAR_BASE = 0xC000
 
-_Read = Callable[[int, int], int]
-_Write = Callable[[int, int, int], None]
-# (read, write, offset in the device, widest access the device takes at once)
-_Port = tuple[_Read, _Write, int, int]
-
 
 class Board:
     """Everything of a PC below the CPU.
@@ -52,6 +48,7 @@ class Board:
     `on_power(reason)` ends the machine.  With `host_clock` (ns since 1970) the
     wall clock is the host's.  The disks are units 0, 1, ... of events, in the order
     of `disks`; `router` lets one interpose on "disk0", "disk1", ... and "console0".
+    Devices at memory addresses go on `memory_bus`; `on_memory_bus(spans)` is told where.
     With `firmware` there is a keyboard controller, and the devices are as firmware
     leaves them.
 
@@ -71,6 +68,7 @@ class Board:
         host_clock: Callable[[], int] | None = None,
         discard: bool = False,
         firmware: bool = False,
+        on_memory_bus: Callable[[list[tuple[int, int]]], None] = lambda spans: None,
     ) -> None:
         if len(disks) > MAX_DISKS:
             raise UsageError(f"{len(disks)} disks are too many: the machine has room for {MAX_DISKS}")
@@ -79,8 +77,9 @@ class Board:
         self._clock = clock
         self._on_intr = on_intr
         self._intr = Line(on_intr)
-        self._fixed: dict[int, _Port] = {}
-        self._ports: dict[int, _Port] = {}
+        self.ports = Ports()
+        self.read, self.write = self.ports.read, self.ports.write
+        self.memory_bus = MemoryBus(on_memory_bus)
 
         self.pic = Pic8259(self._intr)
         self.acknowledge = self.pic.acknowledge
@@ -97,17 +96,17 @@ class Board:
         for device in (self.pic, self.pit, self.cmos, self.port61, self.com1, self.reset, self.pci):
             self._own(device)
 
-        self._claim(0x20, 2, self.pic.master)
-        self._claim(0xA0, 2, self.pic.slave)
-        self._claim(0x4D0, 2, self.pic.elcr)
-        self._claim(0x40, 4, self.pit)
-        self._claim(0x61, 1, self.port61)
+        self.ports.claim(0x20, 2, self.pic.master)
+        self.ports.claim(0xA0, 2, self.pic.slave)
+        self.ports.claim(0x4D0, 2, self.pic.elcr)
+        self.ports.claim(0x40, 4, self.pit)
+        self.ports.claim(0x61, 1, self.port61)
         if not firmware:
-            self._claim(0x64, 1, KeyboardReset(on_power))
-        self._claim(0x70, 2, self.cmos)
-        self._claim(0x3F8, 8, self.com1)
-        self._claim(0xCF8, 8, self.pci, width=4)
-        self._claim(0xCF9, 1, self.reset)
+            self.ports.claim(0x64, 1, KeyboardReset(on_power))
+        self.ports.claim(0x70, 2, self.cmos)
+        self.ports.claim(0x3F8, 8, self.com1)
+        self.ports.claim(0xCF8, 8, self.pci, width=4)
+        self.ports.claim(0xCF9, 1, self.reset)
 
         self.pci.add(0, host_bridge())
         for index, disk in enumerate(disks):
@@ -121,25 +120,6 @@ class Board:
         self._firmware = firmware
         if firmware:
             self._leave_behind(memory.size, on_power)
-
-    def read(self, port: int, size: int) -> int:
-        """Return what the guest reads: `size` bytes (1, 2 or 4) from `port`."""
-        entry = self._ports.get(port)
-        if entry is not None and size <= entry[3]:
-            return entry[0](entry[2], size)
-        if size == 1:
-            return 0xFF
-        # Wider than what is there: the bus splits the access, byte by byte upwards.
-        return sum(self.read(port + i & 0xFFFF, 1) << 8 * i for i in range(size))
-
-    def write(self, port: int, size: int, value: int) -> None:
-        """Store `size` bytes (1, 2 or 4) at `port`."""
-        entry = self._ports.get(port)
-        if entry is not None and size <= entry[3]:
-            entry[1](entry[2], size, value)
-        elif size > 1:
-            for i in range(size):
-                self.write(port + i & 0xFFFF, 1, value >> 8 * i & 0xFF)
 
     def console_input(self, unit: int, data: bytes) -> None:
         """Type `data` into console `unit`; consoles that are not there ignore it."""
@@ -198,8 +178,8 @@ class Board:
         for device in (kbc, port92):
             self._own(device)
         for offset in (DATA, COMMAND):
-            self._fixed[0x60 + offset] = (kbc.read, kbc.write, offset, 1)
-        self._claim(0x92, 1, port92)
+            self.ports.claim(0x60 + offset, 1, kbc, offset=offset)
+        self.ports.claim(0x92, 1, port92)
         self._remap()
         for port, value in left_behind.SETUP:
             self.write(port, 1, value)
@@ -208,10 +188,6 @@ class Board:
 
     def _own(self, device: Stateful) -> None:
         self.devices[device.name] = device
-
-    def _claim(self, base: int, count: int, registers: Registers, width: int = 1) -> None:
-        for offset in range(count):
-            self._fixed[base + offset] = (registers.read, registers.write, offset, width)
 
     def _plug(
         self, slot: int, name: str, memory: Memory, backend: virtio_pci.Backend, class_code: int
@@ -233,10 +209,5 @@ class Board:
         self.pci.add(slot, function)
 
     def _remap(self) -> None:
-        # Where things overlap, the fixed ports win, and then the lower slot.
-        ports: dict[int, _Port] = {}
-        for base, size, registers in reversed(self.pci.io_regions()):
-            for offset in range(size):
-                ports[base + offset] = (registers.read, registers.write, offset, 4)
-        ports.update(self._fixed)
-        self._ports = ports
+        spans = self.pci.io_regions()
+        self.ports.move(PortSpan(base, size, registers, 4) for base, size, registers in spans)

@@ -56,9 +56,12 @@ class PcMachine(Machine):
             host_clock=host_clock,
             discard=discard,
             firmware=firmware,
+            on_memory_bus=engine.map_devices,
         )
         engine.port_read = self._board.read
         engine.port_write = self._board.write
+        engine.memory_read = self._board.memory_bus.read
+        engine.memory_write = self._board.memory_bus.write
         engine.acknowledge = self._acknowledge
         self._board.com1.on_poll = self.polled
         engine.set_cpuid(cpuid_table())
