@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tt.checker import Checker, describe
+from tt.differences import machine_differences
 from tt.errors import BadInput, Divergence
 from tt.events import ANSWERS, INPUTS, Event, Kind
 from tt.log import EventsAhead, Trace
@@ -22,6 +22,7 @@ from tt.vmm.engine import FOREVER
 from tt.vmm.machine import Machine, Stop
 
 PARTS = ("cpu", "ram", "board", "disks")
+_MOST_LINES = 20  # of differences
 _GOES_ON = ("tick", "break", "watch", "catch")
 
 
@@ -345,7 +346,7 @@ def _narrow(
     for machine in (one, two):
         machine.door.source = TraceSource(trace, machine.tick)
         _run_quietly(machine, high)
-    return [f"first bad tick: {high:,}", *differences(two, one)]
+    return [f"first bad tick: {high:,}", *_differences(two, one)]
 
 
 def _unchecked(trace: Trace, bases: dict[int, Path] | None) -> Machine:
@@ -361,48 +362,9 @@ def _run_quietly(machine: Machine, tick: int) -> None:
         return
 
 
-def differences(expected: Machine, found: Machine, limit: int = 20) -> list[str]:
-    """Return in words how two machines differ: registers, pages and bytes, device fields, disk blocks."""
-    lines: list[str] = []
-    if expected.tick != found.tick:
-        lines.append(f"tick: {expected.tick:,} expected, {found.tick:,} found")
-    ours, theirs = expected.engine.registers(), found.engine.registers()
-    lines += [
-        f"register {name}: {ours[name]:#x} expected, {theirs[name]:#x} found"
-        for name in ours
-        if ours[name] != theirs[name]
-    ]
-    if expected.engine.save() != found.engine.save() and not lines:
-        lines.append("the CPU's other state (FPU, SSE, model-specific registers) differs")
-    if expected.engine.ram_digest() != found.engine.ram_digest():
-        hashes = expected.engine.page_hashes(), found.engine.page_hashes()
-        for page in range(len(hashes[0]) // 16):
-            if hashes[0][16 * page : 16 * page + 16] != hashes[1][16 * page : 16 * page + 16]:
-                lines.append(_page_difference(expected, found, page * 4096))
-    board, other = expected.board.save(), found.board.save()
-    lines += _plain_differences("device", board, other)
-    lines += _plain_differences("clock", expected.clock.save(), found.clock.save())
-    for number, (a, b) in enumerate(zip(expected.disks, found.disks, strict=True)):
-        left, right = a.snapshot()[0], b.snapshot()[0]
-        blocks = sorted(k for k in left.keys() | right.keys() if left.get(k) != right.get(k))
-        lines += [f"disk {number}: block {block} (lba {block * 8}) differs" for block in blocks]
-    return lines[:limit] + ([f"... and {len(lines) - limit} more differences"] if len(lines) > limit else [])
-
-
-def _page_difference(expected: Machine, found: Machine, addr: int) -> str:
-    ours, theirs = expected.engine.read(addr, 4096), found.engine.read(addr, 4096)
-    offsets = [i for i in range(4096) if ours[i] != theirs[i]]
-    first = offsets[0]
-    return (
-        f"memory page {addr:#x}: {len(offsets)} bytes differ, first at {addr + first:#x}: "
-        f"{ours[first : first + 8].hex()} expected, {theirs[first : first + 8].hex()} found"
-    )
-
-
-def _plain_differences(name: str, ours: Any, theirs: Any) -> list[str]:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        lines = []
-        for key in sorted(ours.keys() | theirs.keys(), key=str):
-            lines += _plain_differences(f"{name} {key}", ours.get(key), theirs.get(key))
-        return lines
-    return [] if ours == theirs else [f"{name}: {ours} expected, {theirs} found"]
+def _differences(expected: Machine, found: Machine) -> list[str]:
+    """Return in words how two machines differ, what was expected first; at most 20 lines."""
+    lines = [f"{each} (expected | found)" for each in machine_differences(expected, found)]
+    lines = lines or ["only the digests differ"]
+    more = [f"... and {len(lines) - _MOST_LINES} more differences"] if len(lines) > _MOST_LINES else []
+    return lines[:_MOST_LINES] + more

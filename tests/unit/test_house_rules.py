@@ -18,7 +18,7 @@ MODULES = [path for path in FILES if path.suffix == ".py"]
 
 # Which rooms a room may import from, beside itself: docs/design.md, "Rooms and the direction of imports".
 BASE = {"errors", "events", "position", "bisection"}
-RECORDING = BASE | {"log", "vmm", "recording", "checker", "replay"}
+RECORDING = BASE | {"log", "vmm", "recording", "checker", "differences", "replay"}
 TRAVELLING = RECORDING | {"inspect", "travel", "symbols", "chronus"}
 MAY_IMPORT = {
     "errors": set(),
@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "guests": BASE | {"vmm"},
     "recording": BASE | {"log", "vmm"},
     "checker": BASE | {"log", "vmm", "recording"},
+    "differences": BASE | {"vmm"},
     "replay": RECORDING,
     "symbols": RECORDING,
     "inspect": RECORDING | {"symbols"},

@@ -15,8 +15,8 @@ from tt.errors import UsageError
 
 if TYPE_CHECKING:
     from tt.cli.parser import Subparsers
+    from tt.differences import Difference
     from tt.travel import Timeline
-    from tt.travel.branches.compare import Difference
 
 
 def register(subparsers: Subparsers) -> None:
