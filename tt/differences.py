@@ -149,6 +149,7 @@ def _disks(left: Machine, right: Machine) -> Iterator[Difference]:
 
 
 def shown_bytes(data: bytes) -> str:
+    """Return the first bytes in hex, with dots where there are more."""
     return data[:_SHOWN_BYTES].hex() + ("..." if len(data) > _SHOWN_BYTES else "")
 
 
