@@ -72,13 +72,13 @@ def found(path: Path, tick: int, deed: Deed) -> tuple[str, ...]:
 @pytest.mark.parametrize("tick", [1, 4_999_999, 11_000_001])
 def test_one_bit_of_ram(demo_trace: Path, tick: int) -> None:
     (line,) = found(demo_trace, tick, flip_ram(0xF12345, 6))
-    assert line.startswith("memory page 0xf12000: 1 bytes differ, first at 0xf12345: 00")
+    assert line == "memory 0xf12345+1: 00 | 40 (expected | found)"
 
 
 @pytest.mark.parametrize(("register", "bit"), [("rbx", 0), ("r12", 40), ("rsp", 3), ("rip", 2)])
 def test_one_bit_of_a_register(demo_trace: Path, register: str, bit: int) -> None:
     lines = found(demo_trace, 9_876_543, flip_register(register, bit))
-    assert len(lines) == 1 and lines[0].startswith(f"register {register}: 0x")
+    assert len(lines) == 1 and lines[0].startswith(f"register {register}: ")
 
 
 def test_a_clock_that_is_late(demo_trace: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_disk_that_was_written(demo_trace: Path) -> None:
     with Trace.open(demo_trace) as trace:
         tick = trace.end_tick - 5_000  # later than the guest's own last write there, which would heal it
     (line,) = found(demo_trace, tick, write_disk)
-    assert line == "disk 0: block 3 (lba 24) differs"
+    assert line.startswith("disk 0 lba 24: ") and line.endswith(f"| {'55' * 16}... (expected | found)")
 
 
 def test_no_tampering_no_complaint(demo_trace: Path) -> None:
@@ -103,8 +103,8 @@ def test_no_tampering_no_complaint(demo_trace: Path) -> None:
 @pytest.mark.parametrize(
     ("tick", "deed", "says"),
     [
-        (345_678_901, flip_ram(0x0BADB000, 0), "memory page 0xbadb000: 1 bytes differ"),
-        (250_000_001, flip_register("r15", 17), "register r15: 0x"),
+        (345_678_901, flip_ram(0x0BADB000, 0), "memory 0xbadb000+1: "),
+        (250_000_001, flip_register("r15", 17), "register r15: "),
     ],
 )
 def test_debian(debian: Path, tmp_path: Path, tick: int, deed: Deed, says: str) -> None:
