@@ -153,16 +153,16 @@ def row_crc(table: str, *columns: Column) -> int:
 
         "i" int64 LE     or     "b" length u64 LE, bytes     or     "s" length u64 LE, UTF-8
     """
-    parts = [table.encode()]
+    crc = zlib.crc32(table.encode())
     for column in columns:
         if isinstance(column, int):
-            parts.append(_INTEGER(_I, column))
+            crc = zlib.crc32(_INTEGER(_I, column), crc)
         elif isinstance(column, bytes):
-            parts += (_LENGTH(_B, len(column)), column)
+            crc = zlib.crc32(column, zlib.crc32(_LENGTH(_B, len(column)), crc))
         else:
             text = column.encode()
-            parts += (_LENGTH(_S, len(text)), text)
-    return zlib.crc32(b"".join(parts))
+            crc = zlib.crc32(text, zlib.crc32(_LENGTH(_S, len(text)), crc))
+    return crc
 
 
 def probe(path: Path) -> int:
