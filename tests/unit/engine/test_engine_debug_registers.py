@@ -422,3 +422,23 @@ def test_writes_from_outside_do_not_hit() -> None:
     guest.engine.write(CELL, b"1234")
     assert guest.run(1000) == HALT
     assert logged(guest) == []
+
+
+@pytest.mark.parametrize("half", [0, 8])
+def test_an_exchange_of_two_words_happens_once(half: int) -> None:
+    """CMPXCHG16B stores two words; a breakpoint on the second must not make it compare with the first anew."""
+    guest = guest_of(
+        enable({0: CELL + half}, dr7((0, WRITE, 8)))
+        + f"""
+        mov rdi, {CELL}
+        xor eax, eax
+        xor edx, edx
+        mov ebx, 7
+        mov ecx, 9
+        cmpxchg16b [rdi]
+        sete r8b
+        """
+    )
+    check_every_stop(guest)
+    assert (guest.u64(CELL), guest.u64(CELL + 8)) == (7, 9)
+    assert guest.engine.registers()["r8"] == 1 and len(logged(guest)) == 1

@@ -135,6 +135,28 @@ def test_unaligned_accesses_elsewhere_on_the_page_do_not_stop(physical: bool) ->
         assert engine.tick == 5 + 6 * i
 
 
+@pytest.mark.parametrize("physical", [False, True])
+@pytest.mark.parametrize("half", [0, 8])
+def test_an_exchange_of_two_words_happens_once(half: int, physical: bool) -> None:
+    """CMPXCHG16B stores two words; watching the second must not make it compare with the first anew."""
+    guest = Guest("""
+        mov rdi, 0x40010
+        mov ebx, 7
+        mov ecx, 9
+        inc ebp
+        cmpxchg16b [rdi]
+        sete r8b
+        hlt
+    """)
+    engine = guest.engine
+    engine.set_watchpoints([(0x40010 + half, 8, False, True, physical)])
+    assert engine.run(10**6) == WATCH
+    assert (engine.tick, engine.registers()["rflags"] & 0x40) == (5, 0x40)
+    assert (guest.u64(0x40010), guest.u64(0x40018)) == (7, 9)
+    assert engine.run(10**6) == HALT
+    assert engine.registers()["r8"] == 1 and engine.registers()["rax"] == 0
+
+
 def test_neighbouring_bytes_do_not_stop() -> None:
     engine = Guest(LOOP).engine
     engine.set_watchpoints([(0x4000C, 8, True, True, False), (0x3FFF8, 8, True, True, False)])

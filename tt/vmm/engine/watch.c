@@ -146,11 +146,15 @@ static void hit(Engine *e, Watch *w, uint64_t addr, uint64_t paddr, uint64_t siz
 void tt_watch_access(Engine *e, uint64_t addr, uint64_t paddr, int size, int rw, uintptr_t ra)
 {
     Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tr.tcg_ctx, ra) : NULL;
+    bool in_company = tb && tb->icount != 1;
+    /* CMPXCHG16B stores two words, and compares anew when it is repeated: it must be alone before the
+       first of them, even if only the second is watched. */
+    uint64_t wide = ((addr & 15) + size + 15) & ~15ull;
 
     if (tt_own_watches(e)) {
-        int bits = tt_own_hits(e, addr, size, rw == STORE);
-        if (bits && tb && tb->icount != 1)
+        if (in_company && (rw == STORE ? tt_own_hits(e, addr & ~15ull, wide, true) : tt_own_hits(e, addr, size, false)))
             tt_repeat_alone(e, ra);
+        int bits = tt_own_hits(e, addr, size, rw == STORE);
         if (bits)
             tt_own_hit(e, bits);
     }
@@ -158,10 +162,11 @@ void tt_watch_access(Engine *e, uint64_t addr, uint64_t paddr, int size, int rw,
         Watch *w = &e->watches[i];
         if (!(w->kinds & (rw == STORE ? WATCH_WRITE : WATCH_READ)))
             continue;
-        if (!overlaps(w->addr, w->size, w->physical ? paddr : addr, size))
-            continue;
-        if (tb && tb->icount != 1)
+        uint64_t at = w->physical ? paddr : addr;
+        if (in_company && overlaps(w->addr, w->size, rw == STORE ? at & ~15ull : at, rw == STORE ? wide : (uint64_t)size))
             tt_repeat_alone(e, ra);
+        if (!overlaps(w->addr, w->size, at, size))
+            continue;
         hit(e, w, addr, paddr, size, rw == STORE, CURRENT(e) ? BY_INSTRUCTION : BY_DELIVERY);
     }
 }
