@@ -35,6 +35,11 @@ class Model:
     disk: int = 0
     first: int = 0
     bookmarks: dict[str, int] = field(default_factory=dict)
+    images: Sequence[Any] = ()
+    starts_empty: bool = False
+
+    def inside_image(self, _instant: int) -> None:
+        """Say that no image was imported, of which an instant could hold only a part."""
 
     @property
     def trace(self) -> Any:
@@ -310,7 +315,7 @@ def test_a_good_end_that_is_none_is_found_out_among_a_million_writes_too() -> No
 
 def test_flaky_probes_are_as_right_as_they_were_said_to_be() -> None:
     right, runs = 0, 0
-    for seed in range(120):
+    for seed in range(40):
         chance = random.Random(seed)
         turn = chance.randrange(1, 301)
 
@@ -323,9 +328,9 @@ def test_flaky_probes_are_as_right_as_they_were_said_to_be() -> None:
         assert found.turns[0].confidence >= 0.9
         right += found.turns[0].candidates == (turn,)
         runs += len(probe.asked)
-    # 120 searches at 90%: fewer than 97 right would be one in a thousand times.
-    assert right >= 97
-    assert runs / 120 < 60
+    # 40 searches at 90%: fewer than 30 right would be one in a thousand times.
+    assert right >= 30
+    assert runs / 40 < 60
 
 
 @pytest.mark.parametrize("cut_at", [1, 3, 8, 15])

@@ -426,7 +426,7 @@ def test_writes_from_outside_do_not_hit() -> None:
 
 @pytest.mark.parametrize("half", [0, 8])
 def test_an_exchange_of_two_words_happens_once(half: int) -> None:
-    """CMPXCHG16B stores two words; a breakpoint on the second must not make it compare with the first anew."""
+    """CMPXCHG16B stores two words; a breakpoint on the second must not make it compare anew."""
     guest = guest_of(
         enable({0: CELL + half}, dr7((0, WRITE, 8)))
         + f"""
