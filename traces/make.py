@@ -6,7 +6,9 @@
 writes `denali-demo-v<version>.tt` (the whole demo on a small blank disk, ended
 by the guest), `denali-cut-v<version>.tt` (the same, cut off: not sealed), and
 `denali-parents-v<version>.tt` (the demo's disk and console have parents) into
-FOLDER, by default this one.  A trace that exists is never replaced: traces of
+FOLDER, by default this one.  The two of a pc, which ran `examples/hobby-os` without a
+disk (`run=sleep,halt`), were recorded by hand, one of them before a pc's devices were
+as firmware leaves them.  A trace that exists is never replaced: traces of
 old versions are what shows that they still open.  See docs/trace-format.md.
 """
 

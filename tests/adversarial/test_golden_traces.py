@@ -10,7 +10,7 @@ from adversary_rig import ROOT
 
 from tt.log import Trace
 from tt.log.schema import VERSION, probe
-from tt.replay import Replay, verify
+from tt.replay import Replay, config_of, verify
 
 GOLDEN = sorted((ROOT / "traces").glob("*.tt"))
 
@@ -47,3 +47,14 @@ def test_the_demo_says_what_it_said(path: Path) -> None:
     assert lines[0].startswith("Denali demo: 16 MiB of memory")
     assert "echo: golden" in lines and "primes: 78498 below 1000000" in lines
     assert lines[-1].startswith("done: ") and lines[-1].endswith(" 0 checks failed")
+
+
+@pytest.mark.parametrize(("name", "firmware"), [("pc-reset-state-v4", False), ("pc-firmware-v4", True)])
+def test_a_pc_is_the_one_that_was_recorded(name: str, firmware: bool) -> None:
+    """What its devices were like at power-on is part of the machine's description."""
+    with Trace.open(ROOT / "traces" / f"{name}.tt") as trace:
+        replay = Replay(trace)
+        assert config_of(trace).firmware is firmware
+        board = replay.machine.board
+        assert board.read(0x64, 1) == (0x14 if firmware else 0xFF)
+        assert (board.pit.state.channels[0].mode == 3) is firmware
