@@ -250,7 +250,7 @@ class Machine(abc.ABC):
             self.door.note(Kind.WAKE, value=ns)
             self.clock.idle_ns += ns
             self.engine.idle_ns = self.clock.idle_ns
-            self.door.time_passed()
+            self.door.look_again()
             self._deadline_moved()  # the same guest time is fewer ticks away now
 
     def end(self, how: str) -> None:
@@ -314,6 +314,7 @@ class Machine(abc.ABC):
         self.board.load(state["board"])
         self.clock.load(state["clock"])
         self.engine.idle_ns = self.clock.idle_ns
+        self.door.look_again()
         self._deadline_moved()
 
     def snapshot(self) -> dict[str, Any]:

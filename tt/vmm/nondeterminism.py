@@ -172,13 +172,14 @@ class Door:
         """Yield the inputs due now, having told the subscribers of each.
 
         One after the other, so that what an input does at once is told before the next.
+        Once a tick, first of all, and again when time has passed: a replay takes what is
+        recorded at a tick as soon as it is there, and has to find the machine as it was.
         """
         tick = self._tick()
-        if self._looked != tick:
-            # Once a tick, first of all: a replay makes these steps as soon as it is there, and
-            # has to find the machine as it was.
-            self._looked = tick
-            self._do_later()
+        if self._looked == tick:
+            return
+        self._looked = tick
+        self._do_later()
         for event in self.source.take_inputs(tick):
             event = event._replace(tick=tick)
             self._tell(event)
@@ -196,8 +197,8 @@ class Door:
         wait = max(self._later[0][0] - now, 1)
         return wait if most_ns is None else min(most_ns, wait)
 
-    def time_passed(self) -> None:
-        """Take note that guest time went on at the same tick: there is a new chance for what was put off."""
+    def look_again(self) -> None:
+        """Take inputs at this tick once more: time has passed, or the machine was put here."""
         self._looked = None
 
     def wants_pause(self) -> bool:
