@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tt.events import Kind
 from tt.log import Trace
 from tt.recording import Recording, record
 from tt.replay import verify
@@ -80,11 +82,11 @@ tick:
 prompt: .asciz "> "
 said:   .asciz "you said "
     .balign 8
-idtr:   .word 8 * 9 - 1
+idtr:   .word 8 * 13 - 1
         .long idt
     .bss
     .balign 8
-idt:    .space 8 * 9
+idt:    .space 8 * 13
 line:   .space 128
 """
 POLLS = {"setup": "", "wait": ""}
@@ -99,6 +101,24 @@ SLEEPS = {  # the timer of the firmware wakes it, at vector 8
     lidt [idtr]
     """,
     "wait": "sti\n hlt\n cli",
+}
+LISTENS = {  # the serial port wakes it, at vector 12; the clock ticks, and its interrupt is masked
+    "setup": re.sub(r"idt \+ (\d+)", lambda m: f"idt + {int(m[1]) + 32}", SLEEPS["setup"])
+    + """
+    mov al, 0xef
+    out 0x21, al
+    mov dx, 0x3f9
+    mov al, 1
+    out dx, al
+    mov dx, 0x3fc
+    mov al, 0x0b
+    out dx, al
+    mov al, 0x0b
+    out 0x70, al
+    mov al, 0x42
+    out 0x71, al
+    """,
+    "wait": "in al, dx\n test al, 1\n jnz 4f\n sti\n hlt\n cli\n 4:",
 }
 SLOWLY = {"setup": "", "wait": "mov ecx, 2000\n 3: dec ecx\n jnz 3b"}
 SAYS = "> you said one\n> you said two\n> you said three\n"
@@ -207,3 +227,19 @@ def test_a_fork_types_lines_too(build: Callable[[dict[str, str]], Path], tmp_pat
     with Trace.open(tmp_path / "f.tt") as child:
         assert verify(child).good
         assert b"you said b" in b"".join(e.data for e in child.events() if e.kind.name == "CONSOLE")
+
+
+def test_what_is_typed_at_a_tick_where_things_have_happened(
+    build: Callable[[dict[str, str]], Path], tmp_path: Path
+) -> None:
+    """The line comes when the masked clock has ticked at that very tick; a replay has to keep the order."""
+    source = LiveSource(script=[b"one\n", b"two\n", b"three\n"])
+    recording, printed = run(build(LISTENS), tmp_path / "x.tt", source)
+    assert printed.replace("\r", "") == SAYS, recording.reason
+    with Trace.open(tmp_path / "x.tt") as trace:
+        typed = [event.tick for event in trace.events(kinds={Kind.INPUT})]
+        timers = {event.tick for event in trace.events(kinds={Kind.TIMER})}
+        assert len(typed) == 3
+        assert timers & set(typed)
+        verdict = verify(trace)
+        assert verdict.good, verdict

@@ -178,7 +178,8 @@ class Machine(abc.ABC):
                 return Stop("idle", tick, is_arrival=False, wakes_in_ns=self.door.within(left_ns))
             if self._polling:
                 self._deadline_moved()
-                self._polling = self.door.source.polled(tick)
+                # What was just typed reaches it first, at the next tick.
+                self._polling = self.door.next_input() != tick + 1 and self.door.source.polled(tick)
                 if self._polling:
                     return Stop("idle", tick, is_arrival=False, wakes_in_ns=0)
             if self.ended is None:
