@@ -45,6 +45,7 @@ crc32c = Extension(
     "tt.vmm.boot._crc32c",
     sources=["tt/vmm/boot/_crc32c.pyx"],
     extra_compile_args=["-std=gnu11", "-O2", *FLAGS],
+    extra_link_args=SANITIZE,
 )
 
 

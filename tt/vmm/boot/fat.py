@@ -10,6 +10,7 @@ which does not import under today's setuptools.
 
 from __future__ import annotations
 
+import struct
 import warnings
 from array import array
 from collections.abc import Iterator
@@ -23,8 +24,49 @@ from tt.vmm.boot.filetree import FileSystem, Kind, Stat
 
 _MAX_TABLE = 256 << 20  # bytes of FAT; a table for 64 M clusters
 _MAX_DIRECTORY = 2 << 20  # bytes: the format's own bound is 65,536 entries of 32
+_MAX_FAT12, _MAX_FAT16, _MAX_FAT32 = 0xFF4, 0xFFF4, 0x0FFFFFF6  # clusters, as Linux bounds them
 _READ_ONLY, _DIRECTORY, _VOLUME_ID = 0x01, 0x10, 0x08
 _LOWER_BASE, _LOWER_EXTENSION = 0x08, 0x10  # DIR_NTRes, as Windows NT and Linux use it
+
+
+def check_fields(sector: bytes) -> None:
+    """Raise `ValueError` where a boot sector has fields that no FAT has, or that change how it is read.
+
+    Bounds are those of Linux (fs/fat/inode.c, `fat_read_bpb` and `fat_fill_super`).  Two fields that
+    Linux does not look at are refused where they are in use, since files could be read wrongly: a later
+    version of FAT32, and a table that is kept up to date in a copy other than the first.
+    """
+    size, per_cluster, reserved, fats = struct.unpack_from("<HBHB", sector, 11)
+    roots, total, media, length = struct.unpack_from("<HHBH", sector, 17)
+    (long_total,) = struct.unpack_from("<I", sector, 32)
+    long_length, flags, version = struct.unpack_from("<IHH", sector, 36)
+    if size not in (512, 1024, 2048, 4096):
+        raise ValueError(f"sectors of {size} bytes")
+    if not per_cluster or per_cluster & (per_cluster - 1):
+        raise ValueError(f"clusters of {per_cluster} sectors")
+    if not reserved or not fats:
+        raise ValueError("no room for a boot sector, or no file allocation table")
+    if media < 0xF8 and media != 0xF0:
+        raise ValueError(f"medium {media:#x}")
+    wide = not length
+    if wide:
+        length = long_length
+        if version:
+            raise ValueError(f"version {version >> 8}.{version & 0xFF} of FAT32, which tt does not know")
+        if flags & 0x80 and flags & 0xF:
+            raise ValueError(f"only copy {flags & 0xF} of its file allocation table is kept up to date")
+    elif roots * 32 % size:
+        raise ValueError(f"a root directory of {roots} entries, which do not fill sectors")
+    if not length:
+        raise ValueError("a file allocation table of no length")
+    start = reserved + fats * length + (0 if wide else roots * 32 // size)
+    clusters = ((total or long_total) - start) // per_cluster
+    if clusters < 0:
+        raise ValueError("fewer sectors than its tables need")
+    bits = 32 if wide else 16 if clusters > _MAX_FAT12 else 12
+    clusters = min(clusters, length * size * 8 // bits - 2)
+    if clusters > {12: _MAX_FAT12, 16: _MAX_FAT16, 32: _MAX_FAT32}[bits]:
+        raise ValueError(f"{clusters} clusters, which is too many for FAT{bits}")
 
 
 class _Fat(PyFat):  # type: ignore[misc]
@@ -91,6 +133,8 @@ class FatFileSystem(FileSystem[Any]):
         self.kind = "fat"
         self._fat = _Fat(stream)
         try:
+            stream.seek(0)
+            check_fields(stream.read(512))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # dirty flags and differing copies: fine for reading
                 self._fat.set_fp(_ReadOnly(stream))
