@@ -391,6 +391,7 @@ def test_another_build_of_unicorn_is_refused(tmp_path: Path, symbol: bytes, mess
     }
     sanitizer = os.environ.get("LD_PRELOAD", "")  # .ci/sanitized: it wants to be the first
     environment["LD_PRELOAD"] = f"{sanitizer} {library}".strip()
+    environment["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert message in done.stdout

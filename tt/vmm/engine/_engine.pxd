@@ -96,6 +96,7 @@ cdef extern from "core.h" nogil:
     void tt_copy_state(CEngine *e, uint8_t *to)
     # memory.c, walk.c, tlb.c, mmu.c
     uint64_t tt_count_pages(const Memory *m, uint8_t any)
+    const uint8_t *tt_quick_look(const CEngine *e, uint64_t paddr, uint64_t size)
     void tt_read_ram(CEngine *e, uint64_t paddr, void *to, uint64_t size)
     void tt_write_ram(CEngine *e, uint64_t paddr, const void *data, uint64_t size)
     bint tt_read_virtual(CEngine *e, uint64_t addr, uint8_t *to, uint64_t size, uint64_t *bad)

@@ -370,8 +370,13 @@ cdef class Engine:
         return 0
 
     def read(self, uint64_t addr, uint64_t size):
+        cdef const uint8_t *there
+        cdef bytes found
         self._check(addr, size)
-        cdef bytes found = PyBytes_FromStringAndSize(NULL, size)
+        there = tt_quick_look(&self.c, addr, size)
+        if there != NULL:
+            return PyBytes_FromStringAndSize(<const char *>there, size)
+        found = PyBytes_FromStringAndSize(NULL, size)
         tt_read_ram(&self.c, addr, <char *>found, size)
         self._raise()
         return found

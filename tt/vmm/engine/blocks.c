@@ -49,7 +49,8 @@ uint64_t tt_next_stop(const Engine *e)
     return e->hit_stop < next ? e->hit_stop : next;
 }
 
-/* Something that may want attention changed: move the horizon. */
+/* A stop, the interrupt line or a request of the engine's own has changed: move the horizon to the next tick at
+ * which the run has to be interrupted. */
 void tt_reconsider(Engine *e)
 {
     uint64_t next = tt_next_stop(e), now = tt_tick(e);
@@ -96,7 +97,8 @@ static uint64_t next_start(const uint8_t **p, uint64_t pc)
     return pc;
 }
 
-/* Which instruction of the block is at RIP?  Its length if none: all have retired. */
+/* The index of the block's instruction at RIP; the number of its instructions if RIP is at none of them, for then all
+ * have retired. */
 int tt_index_in_block(const Engine *e, const Block *tb)
 {
     const uint8_t *p = tb->code + tb->code_size;
@@ -128,7 +130,8 @@ static bool is_bit_test(const uint8_t *code, const uint8_t *end, bool is_long)
     return false;
 }
 
-/* Which instruction of the block, after the first, is BT, BTS, BTR or BTC?  Its length if none. */
+/* The index of the block's first BT, BTS, BTR or BTC, not counting instruction 0; the number of its instructions if
+ * there is none. */
 int tt_first_bit_test(const Engine *e, const Block *tb)
 {
     const uint8_t *p = tb->code + tb->code_size;
@@ -161,7 +164,7 @@ uint64_t tt_last_in_block(const Block *tb)
     return pc - tb->cs_base;
 }
 
-/* The running block ends here, before the instruction at RIP. */
+/* The running block is left early, before the instruction at RIP: take back the ticks of those that did not retire. */
 void tt_settle(Engine *e)
 {
     if (!CURRENT(e))
@@ -225,7 +228,7 @@ static bool one_by_one(const Block *tb)
     return (tb->flags & FLAG_RF) && tb->icount > 1;
 }
 
-/* Which instruction of the block has a breakpoint?  Its length if none. */
+/* The index of the block's first instruction with a breakpoint; the number of its instructions if there is none. */
 static int first_break(const Engine *e, const Block *tb, bool not_the_first)
 {
     const uint8_t *p = tb->code + tb->code_size;

@@ -93,8 +93,8 @@ typedef struct Watch {
     uint8_t before[WATCH_BEFORE]; /* its bytes before the hit */
 } Watch;
 
-/* Who touches watched bytes: an instruction; a device; the CPU on its way into a handler; the
- * CPU marking a page as stored to. */
+/* Who touched watched bytes: an instruction; a device; the CPU as it entered a handler; the CPU as it set
+ * the D bit of a page-table entry. */
 enum { BY_INSTRUCTION, BY_DEVICE, BY_DELIVERY, BY_WALK };
 typedef struct Hit {
     uint64_t addr, paddr, size; /* of the first access; size 0: none */
@@ -203,7 +203,7 @@ typedef struct Engine {
     int part_length;
     uint64_t *marks; /* addresses at which blocks may end for a breakpoint: those of `breaks`, and earlier ones */
     int mark_count;
-    uint64_t no_break_at, no_break_pc; /* a breakpoint that one has stopped at, or began at */
+    uint64_t no_break_at, no_break_pc; /* tick and address where no breakpoint counts: known already */
     Hit hit;
     uint64_t hit_stop; /* run() ends here: where the instruction that hit has retired */
     Catches catches;
@@ -397,6 +397,13 @@ static inline uint64_t tt_host_ns(void)
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     return now.tv_sec * 1000000000ull + now.tv_nsec;
+}
+
+/* Bytes of RAM as they lie in the pool, for a quick look; NULL where that takes more: tt_read_ram() then. */
+static inline const uint8_t *tt_quick_look(const Engine *e, uint64_t paddr, uint64_t size)
+{
+    bool one_page = (paddr & (PAGE_SIZE - 1)) + size <= PAGE_SIZE;
+    return one_page && !e->mem.stale ? tt_at(&e->mem, paddr) : NULL;
 }
 
 static inline void tt_effort(Engine *e, uint32_t units)

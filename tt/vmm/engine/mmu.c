@@ -56,7 +56,7 @@ void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size)
     tt_touched(e, paddr, size);
 }
 
-/* ... or by a page walk, which changes no translation. */
+/* RAM was stored to by any means but the TLB; no translation changes by it (a page walk has set D, say). */
 void tt_touched(Engine *e, uint64_t paddr, uint64_t size)
 {
     uint64_t end = paddr + size;
@@ -78,7 +78,7 @@ static bool on_running_block(Engine *e, uint64_t host, uintptr_t ra)
 
 /* ---- page tables -------------------------------------------------------- */
 
-/* The tables of a walk whose result goes into the TLB. */
+/* Mark the tables of a walk whose result goes into the TLB: from now on stores to them must be seen. */
 static void remember_tables(Engine *e, const Walk *w)
 {
     for (int i = 0; i < w->tables; i++) {
@@ -111,7 +111,7 @@ static void refetch_after(Engine *e, uintptr_t ra)
     tt_reconsider(e);
 }
 
-/* A store by the CPU to a table, about to happen: what it changes leaves the TLB. */
+/* The CPU is about to store to a page table: take the translations that the store changes out of the TLB. */
 static void store_to_table(Engine *e, uint64_t paddr, int size, uintptr_t ra)
 {
     Page *p = page_at(e, paddr);

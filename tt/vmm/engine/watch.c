@@ -51,7 +51,7 @@ bool tt_set_breaks(Engine *e, const uint64_t *addrs, int count)
     return true;
 }
 
-/* The instruction that comes next has been seen. */
+/* Whoever set the breakpoints knows that the CPU is at this instruction: do not stop before it again. */
 void tt_pass_break(Engine *e)
 {
     e->no_break_at = tt_tick(e);
@@ -102,7 +102,7 @@ bool tt_page_watched(const Engine *e, uint64_t vpage, uint64_t ppage)
     return tt_own_watches(e) && tt_own_page(e, vpage);
 }
 
-/* Forget what was touched. */
+/* Forget which watched bytes were touched. */
 void tt_forget_hit(Engine *e)
 {
     e->hit = (Hit){0};
@@ -171,7 +171,7 @@ void tt_watch_access(Engine *e, uint64_t addr, uint64_t paddr, int size, int rw,
     }
 }
 
-/* Where a watch is in RAM, its first byte that is on the same page as `paddr`'s page. */
+/* Does a watchpoint for stores cover any of these bytes of RAM? */
 static bool watches(Engine *e, const Watch *w, uint64_t paddr, uint64_t size)
 {
     if (!(w->kinds & WATCH_WRITE))
