@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pty
 import select
@@ -14,6 +15,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,6 +49,40 @@ class TT:
     def out(self, *words: object, **options: object) -> str:
         """Run a command and return what it printed."""
         return self(*words, **options).stdout.decode()  # type: ignore[arg-type]
+
+
+class Inside(TT):
+    """The `tt` command in the process of the test: as a process of its own, in less of its time.
+
+    Not for tests of signals, of a terminal, of a closed stream, or of output of commands that `tt` starts.
+    """
+
+    def __call__(
+        self, *words: object, code: int = 0, stdin: bytes = b"", timeout_s: float = 120, **env: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run `tt words...` and check its exit code."""
+        from tt.cli.main import main
+
+        given, out, err = (
+            io.TextIOWrapper(io.BytesIO(data), write_through=True) for data in (stdin, b"", b"")
+        )
+        argv = list(map(str, words))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            for name, stream in (("stdin", given), ("stdout", out), ("stderr", err)):
+                patch.setattr(sys, name, stream)
+            for name, value in env.items():
+                patch.setenv(name, value)
+            exit_code = main(argv)
+        done = subprocess.CompletedProcess(argv, exit_code, _all(out), _all(err))
+        assert done.returncode == code, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
+        return done
+
+
+def _all(stream: io.TextIOWrapper) -> bytes:
+    """Return what was written to a stream in memory."""
+    stream.seek(0)
+    return stream.buffer.read()
 
 
 class Terminal:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cli_rig import ROOT, TT
+from cli_rig import ROOT, TT, Inside
 
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     # Started under nohup: the tests of signals, and what they start, are to have it as anybody else has.
@@ -73,3 +73,9 @@ def _alone(folder: Path) -> Iterator[None]:
 def tt(tmp_path: Path) -> TT:
     """Return the `tt` command."""
     return TT(tmp_path)
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> Inside:
+    """Return the `tt` command without a process of its own, in the same folder as `tt`."""
+    return Inside(tmp_path)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_rig import TT, Terminal
+from cli_rig import TT, Inside, Terminal
 
 from tt.log import Trace
 from tt.symbols import for_timeline
@@ -103,8 +103,8 @@ def test_an_interrupted_search_leaves_everything(timeline: Timeline) -> None:
 # ---- expressions on the command line
 
 
-def test_an_expression(tt: TT, demo: str) -> None:
-    done = tt("bisect", demo, "--expr", "*beats >= 3")
+def test_an_expression(inside: Inside, demo: str) -> None:
+    done = inside("bisect", demo, "--expr", "*beats >= 3")
     first, by, see = done.stdout.decode().splitlines()
     assert first.endswith("0.300000 s: from here on *beats >= 3 holds")
     assert by.startswith("  by 0x") and "beat+0x" in by and "mov qword ptr" in by
@@ -112,71 +112,73 @@ def test_an_expression(tt: TT, demo: str) -> None:
     assert see.startswith("see it: tt replay demo.tt --to-tick ")
     tick = int(see.split()[-1])
     assert first.startswith(f"tick {tick:,}, ")
-    facts = json.loads(tt.out("bisect", demo, "--expr", "*beats >= 3", "--json"))
+    facts = json.loads(inside.out("bisect", demo, "--expr", "*beats >= 3", "--json"))
     assert (facts["found"], facts["tick"], facts["becomes"], facts["monotonic"]) == (True, tick, "bad", True)
     assert facts["symbol"].startswith("beat+") and facts["instruction"]["text"].startswith("mov ")
     assert facts["probes"][0] == {"tick": 0, "is": "good"}
-    shown = tt.out(*see.removeprefix("see it: tt ").split())
+    shown = inside.out(*see.removeprefix("see it: tt ").split())
     assert f"tick {tick:,} of " in shown
 
 
-def test_when_it_was_over(tt: TT, demo: str) -> None:
-    [found, *_] = tt.out("bisect", demo, "--bad", "40%", "--good", "end", "--expr", "*beats < 3").splitlines()
+def test_when_it_was_over(inside: Inside, demo: str) -> None:
+    [found, *_] = inside.out(
+        "bisect", demo, "--bad", "40%", "--good", "end", "--expr", "*beats < 3"
+    ).splitlines()
     assert found.endswith("0.300000 s: from here on *beats < 3 does not hold")
 
 
-def test_what_was_printed(tt: TT, demo: str) -> None:
-    found = tt.out("bisect", demo, "--expr", r'console ~ "heartbeat\s+5 at 500"', "-v").splitlines()
+def test_what_was_printed(inside: Inside, demo: str) -> None:
+    found = inside.out("bisect", demo, "--expr", r'console ~ "heartbeat\s+5 at 500"', "-v").splitlines()
     assert found[0].endswith(r'from here on console ~ "heartbeat\s+5 at 500" holds')
     assert "vmcall" in found[1]
 
 
-def test_progress_is_told_like_git_does(tt: TT, demo: str) -> None:
-    lines = tt("bisect", demo, "--expr", "tick > 1000", "-v").stderr.decode().splitlines()
+def test_progress_is_told_like_git_does(inside: Inside, demo: str) -> None:
+    lines = inside("bisect", demo, "--expr", "tick > 1000", "-v").stderr.decode().splitlines()
     assert lines[0] == "Bisecting: 25 probes left (roughly); tick 0 is good"
     assert lines[1].startswith("Bisecting: 25 probes left (roughly); tick 22,0")
     assert lines[1].endswith(" is bad")
     assert any("1 probe left" in line for line in lines)
 
 
-def test_it_never_holds(tt: TT, demo: str) -> None:
-    said = tt("bisect", demo, "--expr", "*beats == 77", code=1).stderr.decode()
+def test_it_never_holds(inside: Inside, demo: str) -> None:
+    said = inside("bisect", demo, "--expr", "*beats == 77", code=1).stderr.decode()
     assert "given as bad, *beats == 77 does not hold: nor would any of the 16 places" in said
     assert said.count("\n") == 1
-    facts = json.loads(tt.out("bisect", demo, "--expr", "*beats == 77", "--json", code=1))
+    facts = json.loads(inside.out("bisect", demo, "--expr", "*beats == 77", "--json", code=1))
     assert facts["found"] is False and "given as bad" in facts["message"]
-    passed = tt("bisect", demo, "--expr", "$pc == beat", "--check", "0", code=1).stderr.decode()
+    passed = inside("bisect", demo, "--expr", "$pc == beat", "--check", "0", code=1).stderr.decode()
     assert passed.endswith("; where an instruction is executed `break` finds, in tt replay\n")
-    swapped = tt("bisect", demo, "--good", "end", "--bad", "start", "--expr", "*beats > 3", code=1)
+    swapped = inside("bisect", demo, "--good", "end", "--bad", "start", "--expr", "*beats > 3", code=1)
     assert b"good and bad are the wrong way round" in swapped.stderr
 
 
-def test_not_monotonic(tt: TT, demo: str) -> None:
+def test_not_monotonic(inside: Inside, demo: str) -> None:
     expression = "tick > 3_000_000 && tick < 8_000_000 || tick > 15_000_000"
-    said = tt.out("bisect", demo, "--expr", expression)
+    said = inside.out("bisect", demo, "--expr", expression)
     assert "it is not monotonic: at tick " in said and "--all finds them" in said
-    every = tt.out("bisect", demo, "--expr", expression, "--all").splitlines()
+    every = inside.out("bisect", demo, "--expr", expression, "--all").splitlines()
     assert "3 changes from tick 0 to " in every[0]
     ticks = [line.split()[0] for line in every[2:5]]
     assert ticks == ["3,000,001", "8,000,000", "15,000,001"]
     assert every[5].startswith("looked every 22,0")
 
 
-def test_all_stores_to_memory(tt: TT, demo: str) -> None:
-    said = tt.out("bisect", demo, "--expr", "*beats == 3 || *beats == 5", "--all").splitlines()
+def test_all_stores_to_memory(inside: Inside, demo: str) -> None:
+    said = inside.out("bisect", demo, "--expr", "*beats == 3 || *beats == 5", "--all").splitlines()
     assert "4 changes" in said[0]
     assert [line.split("  ")[2].strip() for line in said[2:6]] == ["holds", "does not hold"] * 2
     assert said[6] == "every store to the memory it reads was looked at"
-    facts = json.loads(tt.out("bisect", demo, "--expr", "*beats == 3", "--all", "--json"))
+    facts = json.loads(inside.out("bisect", demo, "--expr", "*beats == 3", "--all", "--json"))
     assert [change["becomes"] for change in facts["changes"]] == ["bad", "good"]
     assert facts["every"] is None
-    none = tt("bisect", demo, "--expr", "*beats == 77", "--all", code=1)
+    none = inside("bisect", demo, "--expr", "*beats == 77", "--all", code=1)
     assert b"0 changes" in none.stdout
 
 
-def test_symbols_from_a_file(tt: TT, demo: str) -> None:
-    (tt.folder / "System.map").write_text("0000000000100000 T my_start\n")
-    said = tt.out(
+def test_symbols_from_a_file(inside: Inside, demo: str) -> None:
+    (inside.folder / "System.map").write_text("0000000000100000 T my_start\n")
+    said = inside.out(
         "bisect",
         demo,
         "--expr",
@@ -209,15 +211,15 @@ def test_symbols_from_a_file(tt: TT, demo: str) -> None:
         (["--run", "./demo.tt"], "chmod +x"),
     ],
 )
-def test_wrong_use(tt: TT, demo: str, words: list[str], said: str) -> None:
-    error = tt("bisect", demo, *words, code=2).stderr.decode()
+def test_wrong_use(inside: Inside, demo: str, words: list[str], said: str) -> None:
+    error = inside("bisect", demo, *words, code=2).stderr.decode()
     assert said in error
     assert error.splitlines()[-1].startswith("tt: ")
 
 
-def test_bad_input(tt: TT, demo: str) -> None:
-    assert b"nothing.tt" in tt("bisect", "nothing.tt", "--expr", "1", code=3).stderr
-    missing = tt("bisect", demo, "--expr", "*beats > 3", "--symbols", "nowhere", code=3)
+def test_bad_input(inside: Inside, demo: str) -> None:
+    assert b"nothing.tt" in inside("bisect", "nothing.tt", "--expr", "1", code=3).stderr
+    missing = inside("bisect", demo, "--expr", "*beats > 3", "--symbols", "nowhere", code=3)
     assert missing.stderr == b"tt: cannot read symbols from nowhere: No such file or directory\n"
 
 
@@ -279,24 +281,24 @@ def test_tt_works_inside_a_command(tt: TT, demo: str) -> None:
     assert tt.out("bisect", demo, "--bad", "8", "--run", judge, PATH=path).startswith("tick 5, ")
 
 
-def test_skips(tt: TT, demo: str) -> None:
-    judge = script(tt, "test $TT_TICK -lt 500 && exit 0; test $TT_TICK -lt 600 && exit 125; exit 3")
-    done = tt("bisect", demo, "--bad", "5000", "--run", judge, code=1)
+def test_skips(inside: Inside, demo: str) -> None:
+    judge = script(inside, "test $TT_TICK -lt 500 && exit 0; test $TT_TICK -lt 600 && exit 125; exit 3")
+    done = inside("bisect", demo, "--bad", "5000", "--run", judge, code=1)
     assert b"`./judge.sh` is bad from some tick on, 500 to 600: everything in between" in done.stdout
     assert b" is skipped" in done.stderr
-    facts = json.loads(tt.out("bisect", demo, "--bad", "5000", "--run", judge, "--json", code=1))
+    facts = json.loads(inside.out("bisect", demo, "--bad", "5000", "--run", judge, "--json", code=1))
     assert (facts["found"], facts["tick"], facts["earliest"], facts["latest"]) == (False, None, 500, 600)
 
 
 @pytest.mark.parametrize(("judge", "said"), [("exit 128", "exits with 128"), ("kill -9 $$", "signal 9")])
-def test_a_command_that_gives_up(tt: TT, demo: str, judge: str, said: str) -> None:
-    error = tt("bisect", demo, "--run", judge, code=3).stderr.decode()
+def test_a_command_that_gives_up(inside: Inside, demo: str, judge: str, said: str) -> None:
+    error = inside("bisect", demo, "--run", judge, code=3).stderr.decode()
     assert said in error and "ends the search" in error
 
 
-def test_all_with_a_command(tt: TT, demo: str) -> None:
-    judge = script(tt, "test $TT_TICK -gt 250 && test $TT_TICK -le 750")
-    said = tt.out("bisect", demo, "--bad", "1000", "--run", judge, "--all", "--every", "100").splitlines()
+def test_all_with_a_command(inside: Inside, demo: str) -> None:
+    judge = script(inside, "test $TT_TICK -gt 250 && test $TT_TICK -le 750")
+    said = inside.out("bisect", demo, "--bad", "1000", "--run", judge, "--all", "--every", "100").splitlines()
     assert [line.split()[0] for line in said[2:4]] == ["251", "751"]
     assert said[4].startswith("looked every 100 ticks")
 
@@ -317,7 +319,7 @@ def test_ctrl_c_between_looks(tt: TT, demo: str) -> None:
 
 
 def test_ctrl_c(tt: TT, demo: str) -> None:
-    judge = script(tt, "echo > running; sleep 60")
+    judge = script(tt, "echo > running; exec sleep 60")
     process = subprocess.Popen(
         [*tt.command, "bisect", demo, "--run", judge],
         cwd=tt.folder,

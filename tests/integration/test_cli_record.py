@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cli_rig import ROOT, TT
+from cli_rig import ROOT, TT, Inside
 
 from tt.events import Event, Kind
 from tt.log import Trace
@@ -61,14 +61,14 @@ def test_record_and_verify(tt: TT, denali_demo: Path) -> None:
     assert "4.0 MB, blank" in info
 
 
-def test_traces_are_never_overwritten_unasked(tt: TT, denali_demo: Path) -> None:
+def test_traces_are_never_overwritten_unasked(inside: Inside, denali_demo: Path) -> None:
     few = ("--max-ticks", "1_000_000")
     for name in (b"demo.tt", b"demo-2.tt", b"demo-3.tt"):
-        assert b"tt: recorded " + name in tt("record", denali_demo, *few).stderr
-    taken = tt("record", denali_demo, "-o", "demo.tt", code=2)
+        assert b"tt: recorded " + name in inside("record", denali_demo, *few).stderr
+    taken = inside("record", denali_demo, "-o", "demo.tt", code=2)
     assert taken.stderr == b"tt: demo.tt exists already: --force overwrites it, -o takes another name\n"
-    assert b"recorded demo.tt" in tt("record", denali_demo, "--force", *few).stderr
-    assert sorted(path.name for path in tt.folder.glob("*.tt")) == ["demo-2.tt", "demo-3.tt", "demo.tt"]
+    assert b"recorded demo.tt" in inside("record", denali_demo, "--force", *few).stderr
+    assert sorted(path.name for path in inside.folder.glob("*.tt")) == ["demo-2.tt", "demo-3.tt", "demo.tt"]
 
 
 def test_a_script_is_typed(tt: TT, denali_demo: Path) -> None:
@@ -147,14 +147,14 @@ def test_a_console_that_nobody_reads_ends_the_recording(tt: TT, denali_demo: Pat
     ],
 )
 def test_errors_are_one_line(
-    tt: TT, denali_demo: Path, words: tuple[str, ...], code: int, complaint: str
+    inside: Inside, denali_demo: Path, words: tuple[str, ...], code: int, complaint: str
 ) -> None:
-    (tt.folder / "garbage").write_bytes(bytes(range(256)) * 64)
-    done = tt("record", *(word.replace("{demo}", str(denali_demo)) for word in words), code=code)
+    (inside.folder / "garbage").write_bytes(bytes(range(256)) * 64)
+    done = inside("record", *(word.replace("{demo}", str(denali_demo)) for word in words), code=code)
     assert done.stderr.startswith(b"tt: ")
     assert done.stderr.count(b"\n") == 1
     assert complaint in done.stderr.decode()
-    assert not list(tt.folder.glob("*.tt"))
+    assert not list(inside.folder.glob("*.tt"))
 
 
 # ---- the same again
@@ -199,25 +199,25 @@ def demo(tt: TT, demo_trace: Path) -> str:
     return "demo.tt"
 
 
-def test_replay_goes_anywhere(tt: TT, demo: str) -> None:
+def test_replay_goes_anywhere(inside: Inside, demo: str) -> None:
     asked = [0, 1, 1_171, 9_021_377, 9_021_426, 13_000_000]
     for tick in asked:
-        facts = json.loads(tt.out("replay", demo, "--to-tick", tick, "--batch", "regs; digest", "--json"))
+        facts = json.loads(inside.out("replay", demo, "--to-tick", tick, "--batch", "regs; digest", "--json"))
         assert facts["tick"] == tick
         assert [answer["command"] for answer in facts["answers"]] == ["regs", "digest"]
-    end = json.loads(tt.out("replay", demo, "--batch", "digest; console 1", "--json"))
+    end = json.loads(inside.out("replay", demo, "--batch", "digest; console 1", "--json"))
     assert end["tick"] == end["end_tick"]
     assert end["ended"] == "terminated with status 0"
     assert end["answers"][1]["console"][0]["text"].startswith("done: 20 heartbeats")
-    half = tt.out("replay", demo, "--to-tick", "50%").splitlines()
+    half = inside.out("replay", demo, "--to-tick", "50%").splitlines()
     assert half[0].startswith(f"tick {end['end_tick'] // 2:,} of {end['end_tick']:,}; ")
     assert any(line.startswith("-> 0x0000000000") for line in half)
-    at_event = json.loads(tt.out("replay", demo, "--to-tick", "#100", "--batch", "", "--json"))
-    with Trace.open(tt.folder / demo) as trace:
+    at_event = json.loads(inside.out("replay", demo, "--to-tick", "#100", "--batch", "", "--json"))
+    with Trace.open(inside.folder / demo) as trace:
         assert at_event["tick"] == trace.event(100).tick
 
 
-def test_replay_commands(tt: TT, demo: str) -> None:
+def test_replay_commands(inside: Inside, demo: str) -> None:
     for command in (
         "help",
         "where",
@@ -228,8 +228,10 @@ def test_replay_commands(tt: TT, demo: str) -> None:
         "disas 2 0x100000",
         "console 3",
     ):
-        assert tt.out("replay", demo, "--to-tick", "10%", "--batch", command).strip(), command
-    shown = tt.out("replay", demo, "--to-tick", "start", "--batch", "x 0x100000 20; xp rip 4; x rsp-0x10 8")
+        assert inside.out("replay", demo, "--to-tick", "10%", "--batch", command).strip(), command
+    shown = inside.out(
+        "replay", demo, "--to-tick", "start", "--batch", "x 0x100000 20; xp rip 4; x rsp-0x10 8"
+    )
     assert len(shown.splitlines()) == 4
     code = bytes.fromhex("".join(shown.splitlines()[0].split("  ")[1:3]))
     assert bytes.fromhex(shown.splitlines()[2].split("  ")[1]) == code[:4]
@@ -250,33 +252,33 @@ def test_replay_commands(tt: TT, demo: str) -> None:
         (("--base", "zero=x"), 2, "give the disk's number"),
     ],
 )
-def test_replay_errors(tt: TT, demo: str, words: tuple[str, ...], code: int, complaint: str) -> None:
-    done = tt("replay", demo, *words, code=code)
+def test_replay_errors(inside: Inside, demo: str, words: tuple[str, ...], code: int, complaint: str) -> None:
+    done = inside("replay", demo, *words, code=code)
     assert complaint in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
 
 
-def test_memory_that_is_not_there_is_an_answer_of_no(tt: TT, demo: str) -> None:
-    done = tt("replay", demo, "--batch", "x 0xfffffffffffffff0 32; xp 0x1000000 1; where", code=1)
+def test_memory_that_is_not_there_is_an_answer_of_no(inside: Inside, demo: str) -> None:
+    done = inside("replay", demo, "--batch", "x 0xfffffffffffffff0 32; xp 0x1000000 1; where", code=1)
     assert done.stdout.count(b"no memory is mapped there") == 2
     assert b"tick 22," in done.stdout
 
 
-def test_base_images(tt: TT, denali_demo: Path) -> None:
-    image = tt.folder / "disk.img"
+def test_base_images(inside: Inside, denali_demo: Path) -> None:
+    image = inside.folder / "disk.img"
     image.write_bytes(os.urandom(64 * 4096))
     original = image.read_bytes()
-    tt("record", denali_demo, "-o", "plain.tt", "--disk", "disk.img")
-    tt("record", denali_demo, "-o", "embedded.tt", "--disk", "disk.img", "--embed")
+    inside("record", denali_demo, "-o", "plain.tt", "--disk", "disk.img")
+    inside("record", denali_demo, "-o", "embedded.tt", "--disk", "disk.img", "--embed")
     assert image.read_bytes() == original
-    image.rename(tt.folder / "moved.img")
-    missing = tt("verify", "plain.tt", code=3).stderr.decode()
+    image.rename(inside.folder / "moved.img")
+    missing = inside("verify", "plain.tt", code=3).stderr.decode()
     assert "missing" in missing
     assert "--base 0=FILE" in missing
-    assert "good" in tt.out("verify", "plain.tt", "--base", "0=moved.img")
-    assert "good" in tt.out("verify", "embedded.tt")
+    assert "good" in inside.out("verify", "plain.tt", "--base", "0=moved.img")
+    assert "good" in inside.out("verify", "embedded.tt")
     image.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
-    assert "has changed" in tt("replay", "plain.tt", code=3).stderr.decode()
+    assert "has changed" in inside("replay", "plain.tt", code=3).stderr.decode()
 
 
 # ---- the demo
@@ -293,14 +295,14 @@ def test_demo(tt: TT) -> None:
     assert not list(tt.folder.iterdir())
 
 
-def test_demo_keeps_its_recording(tt: TT) -> None:
-    assert "tt replay demo.tt --to-tick 50%" in tt.out("demo", "--keep")
-    assert "tt replay demo-2.tt --to-tick 50%" in tt.out("demo", "--keep")
-    for line in tt.out("demo", "--keep").splitlines():
+def test_demo_keeps_its_recording(inside: Inside) -> None:
+    assert "tt replay demo.tt --to-tick 50%" in inside.out("demo", "--keep")
+    assert "tt replay demo-2.tt --to-tick 50%" in inside.out("demo", "--keep")
+    for line in inside.out("demo", "--keep").splitlines():
         words = line.split("  ")[1:2]
         if words and words[0].startswith("tt ") and "guest build" not in words[0]:
-            tt(*words[0].split()[1:])
-    facts = json.loads(tt.out("demo", "--json"))
+            inside(*words[0].split()[1:])
+    facts = json.loads(inside.out("demo", "--json"))
     assert facts["checked"] == sum(facts["kinds"].values())
     assert facts["recorded_digest"] == facts["replayed_digest"]
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cli_rig import TT
+from cli_rig import TT, Inside
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def demo(tt: TT, demo_trace: Path) -> str:
     return "demo.tt"
 
 
-def test_a_batch_may_travel(tt: TT, demo: str) -> None:
-    shown = tt.out(
+def test_a_batch_may_travel(inside: Inside, demo: str) -> None:
+    shown = inside.out(
         "replay", demo, "--to-tick", "50%", "--batch", "break crc32; reverse-continue; bt 1; quit; regs"
     )
     lines = shown.splitlines()
@@ -28,9 +28,9 @@ def test_a_batch_may_travel(tt: TT, demo: str) -> None:
     assert "rax" not in shown
 
 
-def test_a_batch_as_json(tt: TT, demo: str) -> None:
+def test_a_batch_as_json(inside: Inside, demo: str) -> None:
     facts = json.loads(
-        tt.out(
+        inside.out(
             "replay", demo, "--to-tick", "50%", "--batch", "tb crc32; rc; regs; timeline; events 2", "--json"
         )
     )
@@ -50,8 +50,10 @@ def test_a_batch_as_json(tt: TT, demo: str) -> None:
         ("x 0xffffffffffff0000", 1, b""),
     ],
 )
-def test_a_batch_ends_at_the_first_error(tt: TT, demo: str, batch: str, code: int, complaint: bytes) -> None:
-    done = tt("replay", demo, "--batch", batch, code=code)
+def test_a_batch_ends_at_the_first_error(
+    inside: Inside, demo: str, batch: str, code: int, complaint: bytes
+) -> None:
+    done = inside("replay", demo, "--batch", batch, code=code)
     assert complaint in done.stderr
     assert done.stderr.count(b"\n") == bool(complaint)
     assert b"rax" not in done.stdout
