@@ -7,9 +7,12 @@ import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tt.chronus.runners import warm
+from tt.chronus.runners.tt_machine import TtGuest
 from tt.events import Kind
 from tt.log import Trace
 from tt.recording import Recording, record
@@ -243,3 +246,27 @@ def test_what_is_typed_at_a_tick_where_things_have_happened(
         assert timers & set(typed)
         verdict = verify(trace)
         assert verdict.good, verdict
+
+
+@pytest.mark.parametrize("parts", [POLLS, SLEEPS], ids=["polls", "sleeps"])
+def test_chronus_talks_to_it_and_time_passes(
+    build: Callable[[dict[str, str]], Path], parts: dict[str, str]
+) -> None:
+    """Silence costs a reader little, and however it reads, the guest does the same at the same time."""
+    config = configure(build(parts), mem_bytes=4 << 20, epoch=1)
+    ends = []
+    for step_s in (0.3, 0.01):
+        warm.forget()
+        tracked = SimpleNamespace(reads=set())
+        with TtGuest(config, [], tracked) as guest:  # type: ignore[arg-type]
+            for line in LINES:
+                begin = guest.seconds
+                while guest.seconds < begin + 0.3:
+                    guest.read(step_s)
+                assert guest.console.endswith(b"> ")
+                guest.write(line)
+            while guest.ended is None:
+                guest.read(step_s)
+            ends.append((guest.console.decode(), guest.ended))
+        warm.forget()
+    assert ends == [(SAYS, "halted with interrupts off")] * 2

@@ -28,6 +28,8 @@ SLICE_TICKS = 16_000_000
 """Most ticks that the engine runs before the machine looks for inputs and pauses again."""
 
 
+_POLL_NS = 10_000_000  # the longest that a guest which polls its console may be taken for an idle one
+
 _TRAPS = {BREAK: "break", WATCH: "watch", CATCH: "catch"}
 
 
@@ -89,7 +91,7 @@ class Machine(abc.ABC):
         self.disks = list(disks)
         self.halted = False
         self.ended: str | None = None
-        self._polling = False  # the guest is taken for an idle one
+        self._polling_until: int | None = None  # guest ns; till then the guest is taken for an idle one
 
     # ---- what the two architectures do differently
 
@@ -176,12 +178,14 @@ class Machine(abc.ABC):
                 wake_ns = self._wake_ns()
                 left_ns = None if wake_ns is None else max(0, wake_ns - self.clock.now())
                 return Stop("idle", tick, is_arrival=False, wakes_in_ns=self.door.within(left_ns))
-            if self._polling:
+            if self._polling_until is not None:
                 self._deadline_moved()
+                left_ns = self._polling_until - self.clock.now()
                 # What was just typed reaches it first, at the next tick.
-                self._polling = self.door.next_input() != tick + 1 and self.door.source.polled(tick)
-                if self._polling:
-                    return Stop("idle", tick, is_arrival=False, wakes_in_ns=0)
+                typed = self.door.next_input() == tick + 1
+                if left_ns > 0 and not typed and self.door.source.polled(tick):
+                    return Stop("idle", tick, is_arrival=False, wakes_in_ns=self.door.within(left_ns))
+                self._polling_until = None
             if self.ended is None:
                 stop = min(until, tick + SLICE_TICKS)
                 due = self.door.next_input()
@@ -242,7 +246,9 @@ class Machine(abc.ABC):
     def polled(self) -> None:
         """Be told by a console that the running instruction looked for input, one time too many."""
         if self.ended is None and self.door.source.polled(self.engine.tick):
-            self._polling = True
+            now, wake = self.clock.now(), self._wake_ns()
+            most = _POLL_NS if wake is None else max(1, min(_POLL_NS, wake - now))
+            self._polling_until = now + most
             self.engine.limit = self.engine.tick
 
     def let_pass(self, ns: int) -> None:
@@ -310,7 +316,7 @@ class Machine(abc.ABC):
             raise BadState(str(e)) from None
         self.engine.tick = own.tick
         self.halted = own.halted
-        self._polling = False
+        self._polling_until = None
         self.ended = own.ended
         self.board.load(state["board"])
         self.clock.load(state["clock"])

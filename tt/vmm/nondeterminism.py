@@ -56,7 +56,7 @@ class Source(Protocol):
     def polled(self, tick: int) -> bool:
         """Whether a guest that looks for input again and again, in vain, is to be taken for an idle one.
 
-        `idle` is asked then, with a `most_ns` of 0.
+        `idle` is asked then; time that passes must not be recorded, for no replay stops there.
         """
         ...
 

@@ -19,6 +19,7 @@ def run(machine: Machine, until: int = FOREVER, *, pausing: bool = True) -> Stop
         passed = machine.door.source.idle(stop.tick, stop.wakes_in_ns)
         if passed is None:
             return Stop("pause", stop.tick) if pausing and machine.door.wants_pause() else stop
-        if not passed and stop.wakes_in_ns != 0 and machine.door.source.next_input(stop.tick) == stop.tick:
+        sleeps = machine.halted and stop.wakes_in_ns != 0  # not one that polls: its next tick comes by itself
+        if not passed and sleeps and machine.door.source.next_input(stop.tick) == stop.tick:
             passed = 1  # inputs are taken before anything of a tick, or when time has passed
         machine.let_pass(passed)

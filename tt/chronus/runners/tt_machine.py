@@ -92,8 +92,8 @@ class Quick:
         return passed
 
     def polled(self, tick: int) -> bool:
-        """Whether there is something to read: the guest that wrote it waits for an answer."""
-        return not self._typed and self.fresh()
+        """Whether nothing is typed: the guest waits, then, and its time may pass without its looking."""
+        return not self._typed
 
     def wants_pause(self, tick: int) -> bool:
         """Whether the reader is to be given what it waits for."""

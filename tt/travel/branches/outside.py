@@ -114,7 +114,8 @@ class BranchSource(LiveSource):
 
     def idle(self, tick: int, most_ns: int | None) -> int | None:
         """Jump to the next timer; see `Source.idle`."""
-        passed = None if self._kept is None else self._kept.idle(tick, most_ns)
+        kept = self._kept if tick != self._polled_at else None
+        passed = None if kept is None else kept.idle(tick, most_ns)
         if passed is not None:
             return passed
         if most_ns is None and self._hurry(tick):
