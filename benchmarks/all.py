@@ -79,6 +79,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="SCRIPT", choices=SCRIPTS, default=SCRIPTS)
     parser.add_argument("--ticks", help="a quick look: given to those that take it, with one round")
+    parser.add_argument("--rounds", help="given to those that take it")
     parser.add_argument("--guest", help="folder with debian.img: given to those that take it")
     options = parser.parse_args()
     now = datetime.datetime.now(datetime.UTC)
@@ -97,6 +98,8 @@ def main() -> int:
             more += (
                 ["--ticks", options.ticks, "--rounds", "1"]
                 if options.ticks and "ticks=False" not in text
+                else ["--rounds", options.rounds]
+                if options.rounds
                 else []
             )
         good = run(script, more) and good
