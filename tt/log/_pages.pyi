@@ -8,8 +8,8 @@ from collections.abc import Iterable
 class PagePacker:
     """Names the contents of pages, and gathers those that are new.
 
-    It remembers what it last said of each page, so all changes of a RAM must pass it in order.  Takes
-    about as much memory as the pages that it was given.
+    It remembers the last contents of each page, so all changes of one RAM must be given to it in order.
+    Takes about as much memory as the pages that it was given.
     """
 
     def pack(self, pages: bytes, contents: bytes) -> tuple[bytes, list[tuple[int, int, bytes]]]:
@@ -28,7 +28,7 @@ class DeltaPack:
 
     def __init__(self, raw: bytes, count: int) -> None: ...
     def base(self, slot: int) -> int:
-        """Return the reference of the page that a delta is on; raises `IndexError`."""
+        """Return the reference of the page that a delta is based on; raises `IndexError`."""
 
     @property
     def bases(self) -> set[int]:

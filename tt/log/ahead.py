@@ -1,4 +1,4 @@
-"""The events of some kinds that lie ahead of a tick, unpacked no further than they are looked at."""
+"""The events of some kinds that lie ahead of a tick, unpacked only as far as they are needed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class EventsAhead:
         return self._known.popleft() if self._known else None
 
     def _look_to(self, tick: int | None) -> None:
-        """Unpack until an event is known, or nothing up to `tick` can be unknown."""
+        """Unpack until the next event is known, or it is certain that none comes up to `tick`."""
         while (
             not self._known
             and self._at < len(self._chunks)

@@ -19,9 +19,9 @@ _LARGE_BYTES = 8 << 20
 
 
 class BackgroundWriter:
-    """`TraceWriter`'s face for one recording thread; the work is done in another.
+    """`TraceWriter`'s interface for one recording thread; the work is done in another.
 
-    What is added becomes safe at the next `commit`, as there, a little later.
+    What is added becomes safe at the next `commit`, as with `TraceWriter`, but a little later.
     An error of the writing thread (a full disk) is raised by the next call.
     """
 

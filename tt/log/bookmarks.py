@@ -22,7 +22,7 @@ _PATIENCE_MS = 2000
 
 
 def check_name(name: str) -> str:
-    """Return a bookmark's name, without the @ it may have been typed with; raises `UsageError` for none."""
+    """Return a bookmark's name, without an @ in front of it; raises `UsageError` for a bad one."""
     bare = name.removeprefix("@")
     if not bare or len(bare) > MAX_NAME or not bare.isprintable() or any(c.isspace() for c in bare):
         raise UsageError(f"{name[:40]!r} is no name for a bookmark: give a word, such as before-crash")

@@ -56,11 +56,11 @@ def _disk_writes(trace: Trace) -> Iterator[str]:
             yield f"{trace.path} is damaged: event #{number} and the disk writes disagree"
             return
         if contents_digest(write.data()) != event.data:
-            yield f"{trace.path} is damaged: the contents of disk write w{write.number} are others"
+            yield f"{trace.path} is damaged: disk write w{write.number} does not match its event"
         yield from _indexed(trace, write)
     for write in writes:
         if write.event >= 0:
-            yield f"{trace.path} is damaged: it holds disk writes that are no events"
+            yield f"{trace.path} is damaged: it holds disk writes that have no event"
             return
         if write.kind is ChangeKind.DATA:
             write.data()

@@ -14,17 +14,17 @@ A reference is 64 x pack + slot, or 0xffffffff for a page of zeros.  A row of
 numbers from there on, so that the highest bit of a reference says which; a delta is
 
     base      u32 LE     reference of a page of 4 KB
-    words     64 bytes   a bit for each word of 8 bytes, lowest first: it is another one
+    words     64 bytes   a bit for each word of 8 bytes, lowest first: the word differs from the base's
     values    8 x n      these words
 
 A page whose words differ in more than a quarter from those last stored whole is
-stored whole again.  A page at checkpoint k is what the last row up to k has of
-it, or what it was at power-on, which the machine's description gives.
+stored whole again.  A page at checkpoint k has the contents in the last row up to k that
+holds it, or else those at power-on, which the machine's description gives.
 
 When there are too many, or they take too much room, the writer drops the one
 whose neighbours are closest together, the oldest first: its pages move to the
-next.  So they stay evenly spread, and the way to any tick stays bounded.  How far
-apart they are is told in what it costs to run from one to the other.
+next.  So they stay evenly spread, and the way to any tick stays bounded.  The distance
+between two is measured by what it costs to run from one to the other.
 """
 
 from __future__ import annotations
@@ -243,8 +243,8 @@ class CheckpointReader:
             if slot >= deltas.count:
                 raise self.trace.damaged(f"pack {number} of pages has no page {slot}")
             base = deltas.base(slot)
-            if base // PACK_PAGES >= DELTA_PACKS:  # one on another might never end
-                raise self.trace.damaged(f"page {slot} in pack {number} stands on no whole page")
+            if base // PACK_PAGES >= DELTA_PACKS:  # deltas based on deltas could form an endless chain
+                raise self.trace.damaged(f"page {slot} in pack {number} is not based on a whole page")
             return deltas.page(slot, self.content(base))
         pack = self._packs.get(number)
         if pack is None:
@@ -315,7 +315,7 @@ class CheckpointReader:
 
     def _unpack(self, packed: Any, limit: int) -> bytes:
         if not isinstance(packed, bytes):
-            raise self.trace.damaged("a checkpoint holds what is no bytes")
+            raise self.trace.damaged("a column of a checkpoint is not bytes")
         try:
             size = zstandard.get_frame_parameters(packed).content_size
             if not 0 <= size <= limit:
@@ -345,5 +345,5 @@ def decode_state(data: bytes, trace: Trace) -> dict[str, Any]:
     with guard(trace.path):
         state = json.loads(data)
         if not isinstance(state, dict) or not isinstance(state.get("cpu"), str):
-            raise ValueError("a checkpoint's state is no table")
+            raise ValueError("a checkpoint's state is not a table")
         return {**state, "cpu": base64.b64decode(state["cpu"], validate=True)}

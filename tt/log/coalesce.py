@@ -25,7 +25,7 @@ class ConsoleCoalescer:
     through a coalescer gets the same runs, however the recording was cut into
     commits.  Feed it every event, in order, and log what it returns.
 
-    It begins with `run` gathered already, the first byte of it at `tick`.
+    It begins with the bytes `run` already gathered, the first of them printed at `tick`.
     """
 
     def __init__(self, tick: int = 0, unit: int = 0, run: bytes = b"") -> None:

@@ -89,7 +89,7 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except sqlite3.OperationalError:
-        # On a medium that cannot be written SQLite may be unable to read the -wal: the main file must do.
+        # On a read-only medium SQLite may be unable to read the -wal: then use the main file alone.
         db.close()
         if os.access(path.absolute().parent, os.W_OK):
             raise
@@ -98,7 +98,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _undo_half_commit(path: Path) -> None:
-    """Let SQLite undo a commit that was cut off while the file was being sealed; that takes writing."""
+    """Let SQLite undo a commit that was cut off while the file was being sealed; this writes to the file."""
     journal = path.with_name(f"{path.name}-journal")
     if journal.exists() and journal.stat().st_size:
         with suppress(sqlite3.Error):

@@ -207,7 +207,7 @@ class StoredDiskLog(DiskLog):
             raise self._trace.damaged("a row of disk_writes has a wrong checksum")
         number, _event, tick, host_ns, disk, kind, lba, sectors, _hashes = columns
         if lba < 0 or sectors < 0 or lba + sectors > MAX_LBA:
-            raise self._trace.damaged(f"disk write {number} is to no place of a disk")
+            raise self._trace.damaged(f"disk write {number} has an impossible disk, address or size")
         return Entry(number, tick, host_ns, disk, ChangeKind(kind), lba, sectors)
 
 

@@ -5,7 +5,7 @@ of it.  A discard may cover a whole disk, so whole runs of blocks are one row: t
 
     level << 48 | index      level 0: one block of 4 KB, level 1: 256 of them, level 2: 65,536 ...
 
-and a range is the fewest aligned runs that make it up.  Whoever looks a block up looks at each level.
+and a range is the fewest aligned runs that make it up.  A block is looked up at each level.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class BlobStore:
 def put_writes(db: sqlite3.Connection, blobs: BlobStore, writes: Iterable[NewWrite]) -> None:
     """Store writes with their contents and their rows of the index.
 
-    The rows are those of `tt.log.schema`; their checksums are taken in as few steps as there can be, because
-    this runs beside a guest or a disk that somebody waits for.
+    The rows are those of `tt.log.schema`; their checksums are computed in few calls, because a guest
+    or the client of a disk waits meanwhile.
     """
     contents: list[tuple[bytes, bytes]] = []
     write_rows = []

@@ -1,7 +1,7 @@
 """Giving a finished trace checkpoints, or other ones than it has.
 
 They are gathered in a file beside it and move into the trace in one transaction,
-so that the trace is at every instant as it was or as it is to be.  A trace of
+so that the trace at every instant is either unchanged or complete.  A trace of
 format version 1 is of version 2 afterwards.
 """
 
@@ -65,7 +65,7 @@ class CheckpointIndex:
         count = int(self._db.execute("SELECT count(*) FROM checkpoints").fetchone()[0])
         self._db.close()
         version = probe(self.path)
-        connect(self.path).close()  # it is a trace, and what is not is not written to
+        connect(self.path).close()  # raises if the file is not a trace: nothing else may be written to
         db = database(self.path)
         try:
             db.execute("ATTACH ? AS gathered", (uri_of(self._gathered, "mode=ro"),))

@@ -296,7 +296,7 @@ class Trace:
             except BadInput as e:
                 raise self.damaged(str(e)) from None
             if contents_digest(data) != key:
-                raise self.damaged(f"the contents {key.hex()} are others")
+                raise self.damaged(f"the contents {key.hex()} do not match their hash")
             return data
 
     def sql(self, query: str, timeout_s: float | None = None) -> Rows:
@@ -426,7 +426,7 @@ class Trace:
             rows = self._db.execute("SELECT number, count, first_tick, last_tick FROM chunks ORDER BY number")
             for row in rows:
                 if not all(isinstance(value, int) for value in row):
-                    raise self.damaged("the list of event chunks is no list")
+                    raise self.damaged("the list of event chunks holds something other than numbers")
                 chunk = Chunk(*row)
                 if chunk.number != number or not 0 < chunk.count <= chunks.MAX_EVENTS:
                     raise self.damaged(f"the events from #{number} on are missing")
@@ -476,7 +476,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 @dataclass
 class _Standing:
-    """What `tt.position` asks of a place to stand."""
+    """The place in a trace that `tt.position` resolves positions from."""
 
     trace: Trace
     tick: int

@@ -24,7 +24,7 @@ def lines(runs: Iterable[tuple[int, int, bytes]]) -> Iterator[tuple[int, int, st
     """Yield (tick of its first run, unit, text) of each line in `runs` of (tick, unit, bytes).
 
     Lines end at a newline, and lose it and the carriage returns before it.
-    What is printed last comes too, though no newline ended it.
+    The last line is included even if no newline ended it.
     """
     open_lines: dict[int, _Line] = {}
     for tick, unit, data in runs:

@@ -1,4 +1,4 @@
-"""Where an instruction reaches into memory: its operands, the stack, and what its text does not say.
+"""Which memory an instruction reads and writes: its operands, the stack, and accesses its text does not name.
 
 Addresses are computed as the CPU does it (Intel SDM volume 1, section 3.7.5): the parts are added up
 in the instruction's address size, the segment's base is added to that, and the stack is reached
@@ -38,7 +38,7 @@ class Access:
 
 
 class CpuBefore:
-    """A CPU before an instruction, as far as addresses are made of it; each part is asked once."""
+    """The CPU's state before an instruction, as far as addresses depend on it; each part is read once."""
 
     def __init__(self, cpu: Cpu) -> None:
         self._cpu = cpu
@@ -80,7 +80,7 @@ def memory_address(code: Code, operand: Any, state: CpuBefore) -> int:
     elif base:
         offset += registers.get(base, 0)
     if parts.index:
-        offset += registers.get(whole(raw.reg_name(parts.index)), 0) * parts.scale  # RIZ stands for none
+        offset += registers.get(whole(raw.reg_name(parts.index)), 0) * parts.scale  # RIZ: no index register
     if base == "rsp" and raw.id == x86.X86_INS_POP:
         offset += operand.size  # POP moves RSP first
     if raw.id in _BIT_TESTS and raw.operands[1].type == x86.X86_OP_REG:
@@ -90,10 +90,10 @@ def memory_address(code: Code, operand: Any, state: CpuBefore) -> int:
 
 
 def accesses(code: Code, state: CpuBefore) -> list[Access]:
-    """Return what the instruction reads and writes, one step of it where it is repeated.
+    """Return what the instruction reads and writes; of a repeated instruction, one repetition.
 
-    Those of far calls and returns, of interrupts, and of ENTER with a nesting level are only
-    what lies on the stack without a change of privilege or of the stack.
+    Of far calls and returns, interrupts, and ENTER with a nesting level only those accesses to the
+    stack are returned that happen without a change of privilege or of the stack.
     """
     return [*_operands(code, state), *implicit(code, state)]
 

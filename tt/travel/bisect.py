@@ -1,11 +1,11 @@
-"""Bisecting a recording: the tick from which something is so.
+"""Bisecting a recording: find the tick from which a condition holds, or no longer holds.
 
-A predicate says of a state whether it is bad (True), good (False), or that it cannot
-say (None: a skip).  Between a place where it is good and one where it is bad lies
-a tick at which it changes; a binary search over the timeline's checkpoints, and then
-over the ticks between two of them, finds one.  It is the only one where the predicate
-changes once (is monotonic), which cannot be known without looking everywhere: so a few
-more places are looked at, and what contradicts is told.
+A predicate says whether a state is bad (True), good (False), or that it cannot tell
+(None: a skip).  Between a tick where it is good and one where it is bad lies a tick
+at which it changes; a binary search over the timeline's checkpoints, and then over
+the ticks between two of them, finds one.  It is the only such tick if the predicate
+changes once (is monotonic).  That cannot be known without asking at every tick: so a
+few more ticks are asked about afterwards, and answers that contradict it are reported.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LONGEST_INSTRUCTION = 15  # bytes
 
 
 class BisectError(TTError):
-    """There is nothing to find: an end is not what it was said to be (exit code 1)."""
+    """There is nothing to find, as when the state at one end is not what the caller said (exit code 1)."""
 
     exit_code = 1
 
@@ -78,13 +78,13 @@ class BisectResult:
 
     @property
     def monotonic(self) -> bool:
-        """Whether nothing that was looked at says otherwise."""
+        """Whether all answers fit a predicate that changes only once."""
         return not self.contradictions
 
 
 @dataclass(frozen=True)
 class Change:
-    """The predicate is `bad`, or good, from tick `latest` on; skips may hide that it is since `earliest`."""
+    """The predicate is `bad` (or good) from tick `latest` on, or already from `earliest` if skips hid it."""
 
     bad: bool
     earliest: int
@@ -95,9 +95,9 @@ class Change:
 class Cause:
     """What happened on the way to a tick: in the step from `tick` - 1 to `tick`.
 
-    The instruction at linear address `addr` came next: `code` is what lies there, of `bits`
-    size.  `events` were recorded at tick - 1, as (number, event): devices did them, and an interrupt
-    among them puts the first instruction of its handler in the place of this one.
+    The next instruction was the one at linear address `addr`: `code` is the bytes there, `bits` the
+    size of the code.  `events` were recorded at tick - 1, as (number, event): devices caused them.  If
+    one of them is an interrupt, the first instruction of its handler ran instead of this one.
     """
 
     tick: int
@@ -111,9 +111,9 @@ class Cause:
 class Transitions:
     """All changes from `first` to `last` that were found.
 
-    `starts_bad` is the state at the first tick that could say.  With `every` None they are all
-    that a store to the memory in question made; else those that a look each `every` ticks shows,
-    which are not those that undo each other between two looks.
+    `starts_bad` is the state at the first tick that was not skipped.  With `every` None these are all
+    changes that a store to the memory in question made.  Otherwise the predicate was asked each `every`
+    ticks, and two changes that undo each other between two such ticks are missed.
     """
 
     first: int
@@ -137,8 +137,8 @@ def bisect(
 ) -> BisectResult:
     """Find the first tick at which `predicate` is bad, or, with `bad` before `good`, no longer bad.
 
-    `checks` more places are looked at afterwards.  `says` is how errors put a good and a bad
-    answer.  Stands at the tick that was found (at `latest`, if skips are in the way).  Raises
+    `checks` more places are looked at afterwards.  `says` words a good and a bad answer in
+    errors.  Leaves the timeline at the tick that was found (at `latest`, if skips are in the way).  Raises
     `UsageError` where the ends are the same or not in the recording, `BisectError` where an end
     is not what it should be, and what the predicate raises; then the cursor is where it was.
     """
@@ -189,7 +189,7 @@ def all_transitions(
 
 
 def cause(timeline: Timeline, tick: int) -> Cause:
-    """Tell what led from `tick` - 1 (`tick` is at least 1) to `tick`; stands at `tick` after it."""
+    """Tell what led from `tick` - 1 to `tick` (at least 1); leaves the timeline at `tick`."""
     timeline.seek(tick - 1)
     engine = timeline.machine.engine
     addr, bits = linear_pc(engine), engine.bits
@@ -220,7 +220,7 @@ def watched_transitions(
         for tick in [*_stored(timeline, predicate, places, last, state), last]:
             now = bool(looks.ask(tick, 0))
             if now != state:
-                # Something else than a store may have changed it before: another address space.
+                # A change need not come from a store: in another address space the memory differs.
                 before = tick - 1 if looks.ask(tick - 1, 0) is state else None
                 low, high = (before, tick) if before is not None else _narrow(looks, known, tick)
                 changes.append(Change(now, low + 1, high))
@@ -273,7 +273,7 @@ class _Looks:
         if tick not in self._answers:
             self.timeline.seek(tick)
             if self.timeline.progress is not None:
-                self.timeline.progress(tick)  # which may interrupt, though the way was short
+                self.timeline.progress(tick)  # it may raise KeyboardInterrupt: call it at each look
             answer = self._predicate(self.timeline)
             self._answers[tick] = answer if answer is None else bool(answer)
             self.log.append(JudgedTick(tick, self._answers[tick], left))
@@ -283,7 +283,7 @@ class _Looks:
 
 
 def _exactly(predicate: Predicate) -> Predicate:
-    """Have a condition look to the byte at what was printed: here it may move the timeline."""
+    """Have a condition look at printed text to the exact byte: moving the timeline is allowed here."""
     if not isinstance(predicate, Condition):
         return predicate
     condition = predicate
@@ -292,7 +292,7 @@ def _exactly(predicate: Predicate) -> Predicate:
 
 @contextmanager
 def _returning(timeline: Timeline, always: bool = False) -> Iterator[None]:
-    """Go back to where one stood when something is raised, Ctrl-C too; or `always`."""
+    """Go back to the tick at entry when the body raises (Ctrl-C included), or in any case with `always`."""
     here = timeline.tick
     with deferred(timeline):
         try:
@@ -305,7 +305,7 @@ def _returning(timeline: Timeline, always: bool = False) -> Iterator[None]:
 
 
 def _go_back(timeline: Timeline, tick: int) -> None:
-    # A second interrupt may come from `progress`; this way back must not be left halfway.
+    # `progress` may raise a second KeyboardInterrupt, which must not stop the way back halfway.
     watching, timeline.progress = timeline.progress, None
     try:
         arrive_at(timeline, tick)
@@ -314,7 +314,7 @@ def _go_back(timeline: Timeline, tick: int) -> None:
 
 
 def _check_ends(looks: _Looks, good: int, bad: int, checks: int, says: Mapping[bool, str]) -> None:
-    """See that both ends are what they were said to be; raises `BisectError`."""
+    """Check that both ends are what the caller said they are; raises `BisectError`."""
     left = halvings(abs(bad - good))
     answers = {tick: looks.ask(tick, left) for tick in sorted((good, bad))}
     for name, tick in (("good", good), ("bad", bad)):
@@ -334,7 +334,7 @@ def _check_ends(looks: _Looks, good: int, bad: int, checks: int, says: Mapping[b
 
 
 def _elsewhere(looks: _Looks, name: str, ends: tuple[int, ...], wanted: bool, checks: int) -> str:
-    """Return, in words, a tick between the ends that would do for the one that is wrong."""
+    """Return advice in words: a tick between the ends that can replace the wrong one, or what else to do."""
     places = _spread(looks.timeline, ends[0], ends[1], checks)
     for tick in places:
         if looks.ask(tick, 0) is wanted:
@@ -349,7 +349,7 @@ def _narrow(looks: _Looks, low: int, high: int) -> tuple[int, int]:
     They are neighbours, unless only skips lie between.
     """
     state_after = not looks.ask(low, 0)
-    bounds = [low, high]  # of what is not known yet
+    bounds = [low, high]  # of the ticks whose state is not known yet
 
     def ask(ticks: Sequence[int]) -> Iterator[tuple[int, bool | None]]:
         for tick in ticks:
@@ -372,7 +372,7 @@ def _cheap_middle(timeline: Timeline, low: int, high: int) -> int:
 def _contradictions(
     looks: _Looks, early: tuple[int, int], late: tuple[int, int], becomes_bad: bool, checks: int
 ) -> Iterator[JudgedTick]:
-    """JudgedTick around in what should be the same all over; yield what is not."""
+    """Look at ticks in ranges that should have one answer throughout; yield those that differ."""
     places = [(tick, not becomes_bad) for tick in _spread(looks.timeline, *early, checks // 2)]
     places += [(tick, becomes_bad) for tick in _spread(looks.timeline, *late, checks - checks // 2)]
     for at, (tick, expected) in enumerate(places):

@@ -75,7 +75,7 @@ class CommandPredicate:
         return _answer(done.returncode, self.command)
 
     def _surroundings(self, timeline: Timeline) -> dict[str, str]:
-        """Write the state down, and return the environment that says where."""
+        """Write the state into files, and return the environment variables that name them."""
         folder = Path(self._folder.name)
         registers, console, memory = folder / "registers.json", folder / "console", folder / "memory"
         registers.write_text(json.dumps(timeline.registers()))
@@ -102,7 +102,7 @@ def _answer(code: int, command: str) -> bool | None:
     if code in _NOT_RUNNABLE:
         raise UsageError(f"{command!r} cannot be run (exit code {code}): {_NOT_RUNNABLE[code]}")
     if code in (-signal.SIGINT, 128 + signal.SIGINT):
-        raise KeyboardInterrupt  # it was Ctrl-C, which is meant for us too
+        raise KeyboardInterrupt  # Ctrl-C reaches the command and this process alike
     if code < 0 or code >= 128:
         how = f"was killed by signal {-code}" if code < 0 else f"exits with {code}"
         raise CommandError(f"{command!r} {how}, which ends the search: 0 is good, 1 to 124 bad, 125 a skip")

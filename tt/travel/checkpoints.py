@@ -1,10 +1,10 @@
 """Places to go back to: those that the trace holds, and finer ones kept in memory.
 
 A checkpoint is the machine's small state and the pages of RAM that changed since
-the checkpoint before it.  A page at checkpoint k is what the last checkpoint up
-to k has of it, or zeros.  Going back names the pages that may differ from then;
-the engine fetches each when it is first looked at (`tt/vmm/engine/revert.c`), so
-a place is as near as the pages that are used there.
+the checkpoint before it.  A page at checkpoint k has the contents in the last
+checkpoint up to k that holds it, or is zeros.  Going back only marks the pages that
+may differ; the engine fetches each when it is first looked at
+(`tt/vmm/engine/revert.c`), so going back costs as much as the pages used afterwards.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class KeptCheckpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one machine, at power-on when it is given; those in memory within `budget` bytes.
+    """The checkpoints of one machine, given at power-on; those in memory take at most `budget` bytes.
 
     The machine must be changed only by running it and through this store, for
     the engine's dirty pages tell what to put back.
@@ -100,7 +100,7 @@ class CheckpointStore:
 
     @property
     def ticks(self) -> list[int]:
-        """The ticks that there are checkpoints of, rising."""
+        """The ticks of all checkpoints, rising."""
         return list(self._ticks)
 
     def nearest(self, tick: int) -> int:
@@ -123,7 +123,7 @@ class CheckpointStore:
     def stretches(self, begin: int, end: int, pages: Collection[int]) -> list[tuple[int, int]]:
         """Return where in ticks (`begin`, `end`) one of `pages` may be stored to, the latest first.
 
-        A stretch (a, b) are the ticks between a and b; a is `begin` or a checkpoint's tick.
+        A stretch (a, b) is the ticks between a and b; a is `begin` or a checkpoint's tick.
         """
         mask = sum(1 << page for page in pages)
         found: list[tuple[int, int]] = []
@@ -216,7 +216,7 @@ class CheckpointStore:
         """Have pages fetched as they were at the checkpoint of `tick`."""
         self._base = tick
         self._stored_at = bisect_right(self._stored, tick, key=lambda c: c.tick) - 1
-        # What the trace holds is complete by itself: those in memory count since the last of these.
+        # A stored checkpoint needs none of those in memory: only the ones after the last stored count.
         since = self._stored[self._stored_at].tick if self._stored_at >= 0 else self._first.tick
         between = slice(bisect_right(self._ticks, since), bisect_right(self._ticks, tick))
         self._newest = [c for c in reversed(self._checkpoints[between]) if isinstance(c, KeptCheckpoint)]

@@ -28,7 +28,7 @@ _SYSTEM_RETURNS = {
 }
 _INTERRUPT_RETURNS = {x86.X86_INS_IRET: 2, x86.X86_INS_IRETD: 4, x86.X86_INS_IRETQ: 8}  # bytes a word
 _FAR = {x86.X86_INS_LCALL, x86.X86_INS_LJMP, x86.X86_INS_RETF, x86.X86_INS_RETFQ}
-_NO_ACCESS = ("lea ", "nop", "prefetch", "invlpg", "clflush", "clwb")  # name an address and do not use it
+_NO_ACCESS = ("lea ", "nop", "prefetch", "invlpg", "clflush", "clwb")  # these only name an address
 _OPERAND_SIZE_PREFIX, _REX_W = 0x66, 8
 _MACHINE_CALLS = {x86.X86_INS_VMCALL, x86.X86_INS_VMMCALL}  # of a Denali guest: two return from handlers
 _DEAD_ENDS = {x86.X86_INS_UD2, x86.X86_INS_INT3, x86.X86_INS_UD0, x86.X86_INS_UD1}
@@ -203,7 +203,7 @@ def calls_before(timeline: Timeline, addr: int) -> list[int]:
 
 
 def comes_back(timeline: Timeline, code: Code) -> bool:
-    """Whether a call can return: not where a trap follows it, as in a thunk, or where it never does."""
+    """Whether a call can return: not if a trap follows it, as in a thunk or after a call of `panic`."""
     following = fetch(timeline, code.following)
     return following is not None and not following.is_dead_end
 

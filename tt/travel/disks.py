@@ -1,8 +1,8 @@
 """The disks of a recording at any tick, read from the record instead of kept in memory.
 
-A replayed guest writes what it wrote then, so its writes need not be stored: each
-one is compared with the record, and moves the disk one write on.  Going to a tick
-is setting a number.
+A replayed guest makes the same writes again, so they need not be kept in memory: each
+is compared with the record, and the disk moves on by one recorded write.  Going to a
+tick only sets the number of writes that have been made.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def histories(trace: Trace, disks: int) -> list[DiskHistory]:
     found = [DiskHistory() for _ in range(disks)]
     for write in trace.disk_writes():
         if write.disk >= disks:
-            raise trace.damaged(f"disk write #{write.number} is to disk {write.disk}, which there is not")
+            raise trace.damaged(f"disk write #{write.number} is to disk {write.disk}, which does not exist")
         history = found[write.disk]
         number = len(history.ticks)
         history.ticks.append(write.tick)
@@ -80,7 +80,7 @@ class RecordedDisk(OverlayDisk):
         self.done = bisect_left(self._history.ticks, tick)
 
     def write(self, lba: int, data: bytes) -> None:
-        """Go one write on; raises `Divergence` where the record has another."""
+        """Move on by one write; raises `Divergence` where the record has another."""
         count, rest = divmod(len(data), SECTOR)
         if rest:
             raise ValueError(f"disk write of {len(data)} bytes: not whole sectors")

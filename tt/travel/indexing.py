@@ -22,9 +22,9 @@ def add_checkpoints(
     """Replay the trace at `path`, keeping a checkpoint in it each `every_ticks`; return how many.
 
     Without `every_ticks` they stand where the host has run long enough, as a recorder's do.
-    They take the place of those that it has.  The replay is compared with the
-    record all the way.  Raises `UsageError` for a trace that is not sealed,
-    `Divergence` and `BadInput` as replaying does; the trace is as it was then.
+    They replace those that it has.  The replay is compared with the record all the way.
+    Raises `UsageError` for a trace that is not sealed, `Divergence` and `BadInput` as
+    replaying does; the trace is then unchanged.
     """
     if every_ticks is not None and every_ticks <= 0:
         raise UsageError(f"a checkpoint each {every_ticks} ticks cannot be: give a positive number")

@@ -1,4 +1,4 @@
-"""Ctrl-C during long ways: noted at once, raised where the machine is whole.
+"""Ctrl-C during long runs: noted at once, raised when the machine is in a consistent state.
 
 Python raises `KeyboardInterrupt` between any two of its instructions: in a
 device's handler, say, half of whose work is then lost.  So while a timeline
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def deferred(timeline: Timeline) -> Iterator[None]:
     """Raise `KeyboardInterrupt` out of `timeline.progress` only, or at the end.
 
-    Does nothing where Python's own handler is not in place (then somebody else
-    takes care of the signal), and outside of the main thread.
+    Does nothing where Python's own handler is not in place (then other code handles
+    the signal), and outside of the main thread.
     """
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -52,7 +52,7 @@ def deferred(timeline: Timeline) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         timeline.progress = outer
-    if pressed:  # after the last look at it: it must not be lost
+    if pressed:  # pressed after the last call of `progress`: it must not be lost
         raise KeyboardInterrupt
 
 

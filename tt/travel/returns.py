@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tt.travel.timeline import Timeline
 
 _MOST_INSTRUCTIONS = 4_000  # to look through for the end of a function
-_NEAR_FRAME = 1 << 16  # bytes from RSP up to a frame pointer that is believed
+_NEAR_FRAME = 1 << 16  # bytes from RSP up to a frame pointer that is trusted
 
 
 def successors(timeline: Timeline, code: Code) -> set[int] | None:
@@ -89,8 +89,8 @@ def find_return(timeline: Timeline) -> Return | None:
 
     Walks the code from here, nearest instructions first, keeping track of RSP
     and RBP, to an instruction that would return to right after a call.  Needs no
-    symbols and no frame pointers.  Where all ways end at a jump through a table,
-    the machine is run to there, and comes back; then a frame pointer is believed.
+    symbols and no frame pointers.  Where all paths end at a jump through a table, the
+    machine is run to there and brought back; after that RBP is trusted as a frame pointer.
     """
     start, registers = timeline.tick, timeline.registers()
     found, jumps = _walk(timeline)
@@ -170,7 +170,7 @@ def _by_frame_pointer(timeline: Timeline, registers: dict[str, int]) -> Return |
 
 
 def _after(code: Code, spot: _Spot, timeline: Timeline) -> Iterator[_Spot]:
-    """Yield where the function may be after `code`; a call has come back."""
+    """Yield where the function may be after `code`; calls are taken to have returned."""
     if code.is_system_return:
         return
     if code.is_jump:

@@ -4,11 +4,11 @@ Forward, the machine runs to it.  Backward, the last stop is found by running
 forward through intervals that end at the current tick: the nearest checkpoint's
 first, longer and longer ones before that.  An interval with many stops is halved,
 the later half first, so that a busy place costs little however many stops lie
-before the last one.  What the trace's events tell (`tt.travel.happenings`) is
-read there, and takes part in both directions.
+before the last one.  Stops that the trace's events tell of (`tt.travel.happenings`)
+are read from the trace instead, in both directions.
 
-A stop is a tick: what happens at the tick where a search begins is passed, and
-one arrives at a tick as `seek` does, before anything of that tick.
+A stop is at a tick.  Stops at the tick where a search begins are passed over, and a
+search arrives at a tick as `seek` does, before anything that happens at it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _first_accepted(groups: Generator[list[Found], None, None]) -> tuple[Found, 
 
 
 def accept(group: Sequence[Found]) -> Found | None:
-    """Count the stops of one tick, and return one that is not to be ignored: one with a number first."""
+    """Count a hit for each stop of one tick; return one that is not ignored, preferably a numbered one."""
     chosen = None
     for found in sorted(group, key=lambda f: f.point.number <= 0):
         point = found.point
@@ -193,7 +193,7 @@ class Search:
             timeline.seek(middle)
             timeline.keep_here()
             yield from self._latest_first(middle, end, few)
-            # Nothing there, so conditions are hard to please here: look longer before jumping.
+            # No condition held there, so conditions seldom hold here: run longer stretches before halving.
             yield from self._latest_first(crowded - 1, middle + 1, 4 * few)
         for tick in sorted(groups, reverse=True):
             yield groups[tick]
@@ -211,8 +211,8 @@ class Search:
     def _sweep(self, end: int, limit: int) -> Generator[list[Found], None, None]:
         """Run forward to tick `limit`; yield what stops before `end`, an empty list where no condition holds.
 
-        The timeline stands there, maybe on the way into a handler: these are found at
-        ticks before `limit`.  Ticks up to this one are passed.  A tick may come twice.
+        The timeline is then at that tick, maybe on the way into a handler; such stops are
+        found only at ticks before `limit`.  Stops at the first tick are passed.  A tick may come twice.
         """
         timeline = self._timeline
         start, last = timeline.tick, min(limit, timeline.end_tick)

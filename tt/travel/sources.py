@@ -1,4 +1,4 @@
-"""Where a value came from: what the instruction that stored it read, and who made that."""
+"""Where a value came from: what the instruction that stored it read, and what made that."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Input:
 class Origin:
     """Where a value came from: the instruction `text` at linear `rip`, which retires as tick `tick` + 1.
 
-    `how` is "copied" (from the one input), "computed" (from all of them), or who
-    stored it when no instruction did: "device", "interrupt", "page walk".  `inputs` had
-    their values at `tick`.  Ask on with `origin_of`.
+    `how` is "copied" (from the one input), "computed" (from all of them), or what stored
+    it when no instruction did: "device", "interrupt", "page walk".  `inputs` had their
+    values at `tick`.  `origin_of` tells where an input came from.
     """
 
     tick: int

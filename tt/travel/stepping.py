@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tt.travel.timeline import Timeline
 
 _ARGUMENTS = 512  # bytes that a callee may take off the stack when it returns
-_SPACE = ~0x1FFF  # of CR3: the rest says which of the space's two halves, and a number that changes
+_SPACE = ~0x1FFF  # bits of CR3 that name the address space, without its user or kernel half and the PCID
 
 
 def step(timeline: Timeline, count: int = 1) -> Arrival:
@@ -70,7 +70,7 @@ def reverse_next(timeline: Timeline) -> Arrival:
                 break
             before = timeline.tick
             arrival = reverse_proceed(timeline, [_at(timeline, entry, in_frame) for entry in entries])
-            if arrival.reason == "start":  # it came here by another way than a call
+            if arrival.reason == "start":  # the function was not entered by a call
                 timeline.seek(before)
                 break
             if arrival.reason != "step" or linear_pc(timeline.machine.engine) != addr:
@@ -83,7 +83,7 @@ def reverse_next(timeline: Timeline) -> Arrival:
 def finish(timeline: Timeline, frame: tuple[int, int] | None = None) -> Arrival:
     """Run until the current function has returned.
 
-    `frame` is (return address, RSP after the return) where somebody knows, as a
+    `frame` is (return address, RSP after the return) where the caller knows it, as a
     debugger does for a frame further up; else both are found by `find_return`.
     Raises `UsageError` where they cannot be.
     """

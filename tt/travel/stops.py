@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tt.travel.timeline import Timeline
 
 Condition = Callable[["Timeline"], bool]
-"""Asked at each stop, standing there; must not move the timeline."""
+"""Called at each stop, with the timeline there; must not move the timeline."""
 
 MAX_BREAKPOINTS, MAX_WATCHPOINTS = 250, 60  # enabled at a time: the engine's limits, less what stepping needs
 ADDRESSES = 1 << 64
@@ -33,8 +33,8 @@ class StopPoint:
 
     `number` is given by `Stops.add`.  `hits` counts the arrivals whose condition
     held, in both directions, the ignored ones too; `ignore` is how many of them
-    to pass yet.  A `temporary` one is removed when it stops.  `text` is what
-    somebody typed, for lists.
+    to pass over.  A `temporary` one is removed when it stops.  `text` is what the user
+    typed, for lists.
     """
 
     number: int = 0
@@ -115,7 +115,7 @@ class Catchpoint(StopPoint):
     `what` is one of `CATCHABLE`; the others narrow it down, None means any:
 
     interrupt   `number_wanted`: its vector (of a Denali guest: the bit of the event); or `line`: the
-                input of the interrupt controller, 0 to 15, as wired by the guest where one stands
+                input of the interrupt controller, 0 to 15, as the guest has set it up at the current tick
     device      `device`: timer, disk, console, input, entropy or clock, with a unit or without (`disk0`)
     disk-write  `disk`, and any of the blocks (sectors of 512 bytes) `lba` to `last_lba`
     console     `pattern`: a regular expression, searched in what the guest prints (`unit` or any);

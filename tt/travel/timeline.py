@@ -1,6 +1,6 @@
 """A place in a recording, and ways to other places: forwards, backwards, to whatever happened.
 
-Everything that shows or searches a recording stands on this.  A timeline owns
+Everything that shows or searches a recording is built on this.  A timeline owns
 a machine; going back means restoring a checkpoint and running forward again, so
 every place is the same however it was reached.
 """
@@ -77,7 +77,7 @@ class Timeline:
         self._store = CheckpointStore(
             self.machine, disks, stored, memory_budget, lambda: self._checker.progress
         )
-        self._astray = False  # a run was cut off in the middle of something
+        self._astray = False  # a run was cut off: the machine is not in a consistent state
         self._digests = dict(trace.digests())
         self._checked: set[int] = set()
 
@@ -95,7 +95,7 @@ class Timeline:
 
     @property
     def checkpoint_ticks(self) -> list[int]:
-        """The ticks that there are checkpoints of: near ways to everything after them."""
+        """The ticks of all checkpoints, from which later ticks are reached quickly."""
         return self._store.ticks
 
     def registers(self) -> dict[str, int]:
@@ -207,7 +207,7 @@ class Timeline:
         return sources.source_of(self, write)
 
     def origin_of(self, source: Origin, which: int = 0) -> Write | Origin | None:
-        """Say who made input number `which` of a source, and go to right after that."""
+        """Say what made input number `which` of a source, and go to right after that."""
         from tt.travel import sources
 
         return sources.origin_of(self, source, which)
@@ -215,11 +215,11 @@ class Timeline:
     # ---- what searches need of the checkpoints
 
     def nearest(self, tick: int) -> int:
-        """Return the last kept place that is not after `tick`."""
+        """Return the tick of the last checkpoint that is not after `tick`."""
         return self._store.nearest(tick)
 
     def unchanged(self, tick: int, pages: Collection[int], step: int) -> int:
-        """Return how far from `nearest(tick)` none of the pages of RAM is stored to: a kept place's tick.
+        """Return how far from `nearest(tick)` none of the pages of RAM is stored to: a checkpoint's tick.
 
         `step` is -1 to look back, 1 to look on.  Nothing is run.
         """
@@ -230,14 +230,14 @@ class Timeline:
         return self._store.stretches(begin, end, pages)
 
     def keep_here(self) -> None:
-        """Keep this place, for a search will come back; one must have just arrived here."""
+        """Keep a checkpoint for a search that will come back; the machine must have just arrived here."""
         if self._keep:
             self._store.take()
 
     def run_on(self, until: int) -> Stop:
         """Run to tick `until`, or to what the engine was told to stop at, comparing all that happens.
 
-        Raises `Divergence`; the machine is of no use then until the next `seek` puts it back.
+        Raises `Divergence`; then the machine must not be used until the next `seek` puts it back.
         """
         try:
             return run_on(self.machine, until)
@@ -246,7 +246,7 @@ class Timeline:
             raise
 
     def passing(self) -> None:
-        """Take note of having run up to here: keep new ground, tell `progress`."""
+        """Note that the machine has run up to here: keep a checkpoint if one is due, call `progress`."""
         if self._keep and self.tick - self._store.nearest(self.tick) >= self._spacing:
             self._store.take()
         if self.progress is not None:
@@ -286,7 +286,7 @@ class Timeline:
         self._astray = False
 
     def _forward(self, tick: int) -> None:
-        """Run to `tick` with nothing to stop at, leaving checkpoints on new ground."""
+        """Run to `tick` with nothing to stop at, keeping checkpoints where it has not been before."""
         while self.tick < tick:
             known = self._store.nearest(self.tick)
             target = min(tick, known + self._spacing) if self._keep else tick

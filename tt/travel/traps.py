@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tt.travel.timeline import Timeline
 
 _MOST_NUMBERS = 64  # of system calls that the engine tells apart
-_SLICE_S = 0.05  # how long to run before looking up: a person who waits must not notice
+_SLICE_S = 0.05  # how long to run before Ctrl-C is looked for: short enough that a person does not notice
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Found:
 
 
 class Traps:
-    """Those of `points` for which the machine must run."""
+    """Those of `points` that are found only by running the machine."""
 
     def __init__(self, timeline: Timeline, points: Sequence[StopPoint]) -> None:
         self._timeline = timeline
@@ -85,7 +85,7 @@ class Traps:
         return stop
 
     def found(self, stop: Stop) -> Iterator[Found]:
-        """Say for which points the machine stopped so, standing there."""
+        """Yield the points for which the machine stopped; it must still stand at the stop."""
         timeline = self._timeline
         if stop.reason == "watch":
             yield from self._watched(stop)

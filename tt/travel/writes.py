@@ -21,7 +21,7 @@ class Write:
     """One store to watched bytes: the instruction at linear `rip` retired as tick `tick`.
 
     `old` and `new` are the watched bytes before and after it.  `by` is
-    "instruction", or who else did it on the way from tick - 1 to `tick`: "device",
+    "instruction", or what else did it on the way from tick - 1 to `tick`: "device",
     "interrupt" (the CPU, entering a handler) or "page walk" (the CPU, marking a page).
     """
 

@@ -220,5 +220,5 @@ def test_a_delta_on_a_delta_is_refused(tmp_path: Path) -> None:
     db.execute("INSERT INTO page_packs VALUES (?, ?, ?, ?)", (DELTA_PACKS, 1, packed, crc))
     db.commit()
     db.close()
-    with Trace.open(path) as trace, pytest.raises(BadInput, match="stands on no whole page"):
+    with Trace.open(path) as trace, pytest.raises(BadInput, match="is not based on a whole page"):
         trace.checkpoints[1].page(set_bits(int.from_bytes(trace.checkpoints[1].changed, "little"))[0])

@@ -396,7 +396,7 @@ def test_no_memory_is_an_error_to_print_and_no_to_a_condition() -> None:
         ("(void)1", 7, "void"),
         ("(unsigned void)1", 15, "no type 'unsigned void'"),
         ("(u8*)1 + (u8*)2", 8, "two pointers"),
-        ("1 - (u8*)2", 3, "no pointer to lose"),
+        ("1 - (u8*)2", 3, "a pointer cannot be subtracted"),
     ],
 )
 def test_errors_say_where(text: str, column: int, said: str) -> None:

@@ -1,9 +1,9 @@
 """Where two states, or two timelines, first differ.
 
-Two replays of one machine are the same for as long as what reaches them from
-outside is the same.  So timelines part at an event that came through the door,
-an edit or a key or random bytes; the logs tell which, and digests of both states,
-brought in step to the same tick, prove the tick.
+Two replays of one machine are the same as long as they get the same inputs.  So
+timelines part at an event that came from outside: an edit, a key, random bytes.
+The logs tell which event; digests of both states, each brought to the same tick,
+prove the tick.
 """
 
 from __future__ import annotations
@@ -158,10 +158,10 @@ class _Search:
         return bad
 
     def _suspects(self) -> Iterator[tuple[int, tuple[tuple[int, Event] | None, tuple[int, Event] | None]]]:
-        """Yield the ticks of choices from outside that the logs do not share, and the events there.
+        """Yield the ticks of events from outside that the logs do not share, and the events there.
 
-        The first of all differing events comes first, whatever it is; after it
-        only choices count, since all else follows from those.
+        The first of all differing events comes first, whatever its kind; after it only
+        events from outside count, since all others follow from those.
         """
         logs = self.left.trace.numbered_events(), self.right.trace.numbered_events()
         for one, two in zip_longest(*logs):
@@ -186,14 +186,14 @@ class _Search:
                 continue
             tick = min(event[1].tick for event in (one, two) if event is not None)
             yield tick, (one, two)
-            # It made no difference: the events of both up to there are done with.
+            # It made no difference to the state: skip the events of both up to there.
             while one is not None and one[1].tick <= tick:
                 one = next(left, None)
             while two is not None and two[1].tick <= tick:
                 two = next(right, None)
 
     def _cut_short(self, one: tuple[int, Event] | None, two: tuple[int, Event] | None) -> bool:
-        """Whether the two are one run of console bytes, which the end of a trace cut."""
+        """Whether the two are the same run of console bytes, one cut short by the end of its trace."""
         if one is None or two is None or one[1].kind is not Kind.CONSOLE:
             return False
         for found, other, line in ((one, two, self.left), (two, one, self.right)):

@@ -81,7 +81,7 @@ class Node:
 
 
 def trace_id(trace: Trace) -> str:
-    """Return what tells a trace from every other, in hex; traces made before there were ids get one too."""
+    """Return the unique id of a trace, in hex; it is computed for traces made before there were ids."""
     stored = trace.meta.get("id")
     if isinstance(stored, str) and 0 < len(stored) <= 64:
         return stored
@@ -128,7 +128,7 @@ def family(path: str | os.PathLike[str]) -> Node:
 
 
 def render(node: Node) -> list[str]:
-    """Draw the whole tree that `node` belongs to, which is marked, a line a timeline."""
+    """Draw the whole tree that `node` belongs to, one line for each timeline, with `node` marked."""
     lines: list[str] = []
     _draw(node.root, node, "", "", lines)
     missing = [n for n in node.root.walk() if n.path is None]
@@ -166,7 +166,7 @@ def _words(node: Node) -> str:
 
 @dataclass
 class _Found:
-    """What a look at one trace told."""
+    """What was read from one trace."""
 
     node: Node
     parent_id: str = ""
@@ -201,7 +201,7 @@ class _Scan:
         return found
 
     def try_read(self, path: Path) -> None:
-        """Look at a file that may be no trace at all."""
+        """Look at a file that need not be a trace."""
         if path.absolute() in self._read:
             return
         try:
@@ -226,7 +226,7 @@ class _Scan:
         """Put the nodes together and return the one asked for."""
         gone: dict[str, Node] = {}
         chosen = dict(self.found)
-        chosen[asked.node.id] = asked  # were there two copies
+        chosen[asked.node.id] = asked  # if there are two copies
         for found in chosen.values():
             if not found.parent_id or found.parent_id == found.node.id:
                 continue
@@ -243,7 +243,7 @@ class _Scan:
         return asked.node
 
     def _take_parent(self, found: _Found, parent: dict[str, Any], child: Path) -> None:
-        """Return what of a `parent` entry has the right types."""
+        """Take over the fields of a `parent` entry, if they have the right types."""
         identity, path, name = (parent.get(key) for key in ("id", "path", "name"))
         tick = parent.get("fork_tick")
         if not isinstance(identity, str) or not isinstance(tick, int) or tick < 0:

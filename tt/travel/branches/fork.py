@@ -1,10 +1,10 @@
-"""Forks: from any moment of a recording on, another way, live, recorded as a trace of its own.
+"""Forks: live machines that continue from any moment of a recording, each recorded as a trace of its own.
 
-A child trace stands by itself.  It holds its parent's beginning up to the fork
-(the same machine, the same events), then what somebody changed by hand as events
-of the EDIT kinds, then what happened after.  So a replay from power-on goes the
-parent's way, makes the same edits at the same tick and goes on as the fork did.
-That it is a branch is one entry of its `meta`: `parent`, see `tt.travel.branches.family`.
+A child trace is complete.  It holds its parent's beginning up to the fork (the same
+machine, the same events), then the changes that were made by hand as events of the
+EDIT kinds, then what happened after.  So a replay from power-on first repeats the
+parent's run, makes the same edits at the same tick and goes on as the fork did.
+The entry `parent` of its `meta` marks it as a branch, see `tt.travel.branches.family`.
 
 At the tick of the fork, on first arrival, the child's state is the parent's; edits
 come after the arrival, with the first step.  The `Fork` itself shows them at once.
@@ -44,17 +44,17 @@ if TYPE_CHECKING:
 
 _PAGE = 4096
 _SETTLE_S = 2.0  # host time that an interrupted idle guest gets to reach its next instruction
-_ErrorType = type[BaseException]  # in the class, `type` is what one does on a keyboard
+_ErrorType = type[BaseException]  # inside the class, `type` is the method that types text
 _BOOT_FILES = ("kernel", "initrd", "guest")
 
 
 class Fork:
     """A live machine that was the recording's at the timeline's tick, recorded at `path`.
 
-    By default the inputs that the parent had to come are dropped; `keep_inputs`
-    gives them at their ticks all the same, the parent's own later edits among them,
-    and its answers (entropy, clocks) as long as the guest asks the same questions: a
-    fork with nothing changed goes exactly its parent's way.  `script` lines are typed when
+    By default the parent's inputs after this tick are dropped.  `keep_inputs` gives
+    them at their ticks, the parent's own later edits included, and gives its answers
+    (entropy, clocks) as long as the guest asks the same questions: a fork with
+    nothing changed runs exactly as its parent did.  `script` lines are typed when
     the guest waits at a prompt.  The timeline is left where it was.  `progress(tick)`
     is told about ten times a second while the fork runs, and may raise.
 
@@ -94,7 +94,7 @@ class Fork:
         self._source = BranchSource(kept, script)
         disks = [disk.twin() for disk in timeline.machine.disks]
         self.machine: Machine = build_machine(config, disks, self._source, entropy=entropy)
-        self.machine.engine.take_changes()  # what comes now differs from power-on
+        self.machine.engine.take_changes()  # a checkpoint holds only what changed since power-on
         self.machine.restore(timeline.machine.snapshot())
         if kept is None:
             self.machine.router.restore_all()  # the parents of its devices are not here
@@ -176,7 +176,7 @@ class Fork:
             self._edit(Kind.EDIT_MEMORY, 0, at, piece)
 
     def write_disk(self, disk: int, lba: int, data: bytes) -> None:
-        """Store whole sectors of 512 bytes on a disk, under the guest's feet: its caches do not know."""
+        """Store whole 512-byte sectors on a disk behind the guest's back: its caches keep the old bytes."""
         if not 0 <= disk < len(self.machine.disks):
             raise UsageError(f"there is no disk {disk}: the machine has {len(self.machine.disks)}")
         sectors = self.machine.disks[disk].sectors
@@ -214,9 +214,9 @@ class Fork:
         """Run on for `ticks`, or to tick `until`, or until nothing more happens; return why it stopped.
 
         The reasons are those of `Stop`: `tick`, `power` (the machine ended), `idle`
-        (nothing wakes it without an input), `pause` where `timeout_s` of host time were
-        over, and with `until_prompt` also `prompt`: the guest waits at one, all of the
-        script typed.  Ctrl-C raises `KeyboardInterrupt` between two instructions, and
+        (nothing wakes it without an input), `pause` (`timeout_s` of host time are over),
+        and with `until_prompt` also `prompt`: the guest waits at a prompt, and all of the
+        script is typed.  Ctrl-C raises `KeyboardInterrupt` between two instructions, and
         the fork can go on.
         """
         self._open()
@@ -247,7 +247,7 @@ class Fork:
     def close(self) -> Path:
         """Seal the child trace and return its path.
 
-        Edits and keys with no step after them get one, or no replay would ever show them.
+        Edits and keys with no step after them get one more step: without it a replay would not show them.
         """
         if self._closed:
             return self.path
@@ -283,7 +283,7 @@ class Fork:
         self._open()
         if self.machine.ended is not None:
             raise UsageError(f"the machine has ended ({self.machine.ended}): nothing can be changed any more")
-        # A replay makes edits as soon as they can come: on arrival, or behind the guest's idling or an input.
+        # A replay makes edits as early as it can: on arrival at the tick, or after idling or an input there.
         last = self._told
         if not (self._live.is_arrival or last is None or last.tick < self.tick or last.kind in INPUTS):
             raise UsageError(

@@ -12,14 +12,14 @@ from tt.log import Trace
 from tt.vmm.live import LiveSource
 
 BREATHE_EVERY_S = 0.1
-"""How often a running fork comes up for air: for progress, Ctrl-C and commits."""
+"""How often a running fork pauses: for progress, Ctrl-C and commits."""
 
 
 class KeptInputs:
     """What a trace holds from `tick` on: its inputs, each at its tick, and its answers where they still fit.
 
-    `answered` of the answers at `tick` itself lie behind already.  As long as the
-    guest does what it did, all of it fits, and so does how long it idled.
+    The first `answered` of the answers at `tick` itself were given already.  As long as the
+    guest does what it did in the trace, all of it fits, and so does how long it idled.
     """
 
     def __init__(self, trace: Trace, tick: int, answered: int) -> None:
@@ -39,13 +39,13 @@ class KeptInputs:
         return event.data
 
     def next_input(self, tick: int, *, past_idling: bool = False) -> int | None:
-        """Return the tick of the next input, or None; `past_idling` looks behind idling still to come."""
+        """Return the tick of the next input, or None; `past_idling` also looks beyond recorded idling."""
         self._forget_idling(None if past_idling else tick)
         event = self._input
         return None if event is None or event.kind is Kind.WAKE else max(tick, event.tick)
 
     def take_input(self) -> Event:
-        """Return, and forget, the next input; `next_input` has told that there is one."""
+        """Return the next input and forget it; only after `next_input` has returned a tick."""
         event = self._input
         assert event is not None and event.kind is not Kind.WAKE
         self._input = next(self._inputs, None)
@@ -61,7 +61,7 @@ class KeptInputs:
         return event.value if most_ns is None else min(event.value, most_ns)
 
     def _forget_idling(self, before: int | None) -> None:
-        """Drop the idling at ticks where the guest did not, after all; None: all up to the next input."""
+        """Drop recorded idling before tick `before`: the guest did not repeat it; None: up to an input."""
         while self._input is not None and self._input.kind is Kind.WAKE:
             if before is not None and self._input.tick >= before:
                 return
@@ -71,8 +71,8 @@ class KeptInputs:
 class BranchSource(LiveSource):
     """Answers and inputs of a fork: typed now, typed at given ticks, and `kept` ones of the parent.
 
-    An idle guest never sleeps.  One that nothing wakes gets the next input at
-    once, whichever tick that was meant for.
+    The host never waits while the guest idles.  If nothing wakes the guest, it gets the
+    next input at once, whichever tick that was meant for.
     """
 
     def __init__(self, kept: KeptInputs | None = None, script: Sequence[bytes] = ()) -> None:
@@ -104,7 +104,7 @@ class BranchSource(LiveSource):
         return min((max(tick, t) for t in due if t is not None), default=None)
 
     def take_inputs(self, tick: int) -> list[Event]:
-        """Return the inputs due at `tick`: the parent's first, then those for ticks, then those of now."""
+        """Return the inputs due at `tick`: the parent's, those typed for a tick, those typed now."""
         inputs, self._early = self._early, []
         while self._kept is not None and self._kept.next_input(tick) == tick:
             inputs.append(self._kept.take_input())
@@ -123,11 +123,11 @@ class BranchSource(LiveSource):
         return super().idle(tick, most_ns)
 
     def wants_pause(self, tick: int) -> bool:
-        """Whether it is time to come up for air."""
+        """Whether it is time for the next pause."""
         return self.stop_requested or time.monotonic() >= self._breathe_at
 
     def breathed(self) -> None:
-        """The owner did what a pause is for."""
+        """Note that the owner has done what a pause is for."""
         super().breathed()
         self._breathe_at = time.monotonic() + BREATHE_EVERY_S
 

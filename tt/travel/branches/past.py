@@ -23,17 +23,17 @@ _BOOT_FILES = ("kernel", "initrd", "guest")
 class Past:
     """The parent's events up to the timeline's tick, on first arrival, ready to be copied.
 
-    The log says at which tick an event was, not whether before or after the arrival
-    there, and gathers console bytes into runs that may go on beyond the fork.  So
-    the last bit, `recent`, is lived through once more and watched.
+    The log says at which tick an event was, but not whether before or after the arrival
+    there, and it gathers console bytes into runs that may go on beyond the fork.  So
+    the last stretch, `recent`, is replayed once more and its events are noted.
     """
 
     def __init__(self, timeline: Timeline, prompt: bool = False) -> None:
         self.trace = timeline.trace
         self.end = timeline.tick
-        self.begin = self.end  # what the log has before it counts, from it on `recent` does
+        self.begin = self.end  # before this tick the log's events count, from it on those in `recent`
         self.recent: list[Event] = []
-        self.printed: Event | None = None  # the last, looked for only where somebody waits for a `prompt`
+        self.printed: Event | None = None  # the last output; looked for only if a `prompt` is waited for
         last: Event | None = None
         for event in self.trace.events(max(0, self.end - MAX_RUN_TICKS - 1), self.end):
             if event.tick < self.end:

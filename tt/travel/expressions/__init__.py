@@ -58,8 +58,8 @@ class Expression:
     def value(self, timeline: Timeline, *, exact: bool = False) -> int | bytes:
         """Return the value where `timeline` stands; raises `NoValue` (a `UsageError`).
 
-        By the record a line counts as printed from its first byte on.  `exact` looks to the
-        byte, and may move the timeline to and fro for it (`ExactConsole`).
+        By default a line counts as printed from its first byte on.  `exact` is right to the
+        byte, and may move the timeline and bring it back for that (`ExactConsole`).
         """
 
         def printed(here: Timeline) -> tuple[bytes, int]:
@@ -104,7 +104,7 @@ def compile_condition(text: str, symbols: Names | None = None) -> Condition:
 
 
 def evaluate(text: str, timeline: Timeline, symbols: Names | None = None) -> int:
-    """Return the number that `text` is where `timeline` stands, not while it searches; raises `UsageError`.
+    """Return the number that `text` has where `timeline` stands, outside of searches; raises `UsageError`.
 
     It is negative where its type is signed; `% (1 << 64)` gives the bits.
     """

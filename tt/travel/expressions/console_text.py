@@ -1,4 +1,4 @@
-"""What the guest had printed up to a tick: by the record to a line, by replaying to the byte."""
+"""What the guest had printed up to a tick: exact to a line from the record, to a byte by replaying."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class ConsoleText:
     """All consoles of a trace as one text, in the order it was printed.
 
     The record keeps bytes in runs under the tick of their first byte (`tt.log.coalesce`),
-    at most a line and 200,000 ticks long.  `whole(tick)` takes a run as printed as soon
-    as its first byte is, which is early by as much; `ExactConsole` is not.
+    at most a line and 200,000 ticks long.  `whole(tick)` counts a run as printed as soon
+    as its first byte is, up to that much too early; `ExactConsole` is exact.
     """
 
     def __init__(self, trace: Trace, *, printed_by_its_tick: bool) -> None:
         """Read the console out of `trace`.
 
-        `printed_by_its_tick`: a Denali guest's VMCALL that prints counts among the ticks its
-        event names, so at that tick the text is there; a PC's OUT is the instruction after.
+        `printed_by_its_tick`: whether the text is there at the tick that its event names.  It is for a
+        Denali guest, whose printing VMCALL counts in that tick; a PC's OUT is the instruction after it.
         """
         self.find = bisect_right if printed_by_its_tick else bisect_left
         self._end_tick = trace.end_tick

@@ -78,7 +78,7 @@ class Names(Protocol):
 class Node:
     """A parsed operation: `run` computes its value, in the range of `kind` (bytes where that is TEXT).
 
-    A `fixed` one is the same in every state, so `run` looks at nothing.
+    A `fixed` one has the same value in every state: `run` reads nothing of the state.
     """
 
     run: Callable[[View], Any]
@@ -98,7 +98,7 @@ class Parser:
         self.symbols = symbols
         self.names_console = False
         self.places: list[MemoryRange] = []
-        self.looks_elsewhere = False  # than at `places`
+        self.looks_elsewhere = False  # it reads more than `places`
         self._tokens = tokens(text)
         self._at = 0
         self._depth = 0
@@ -241,7 +241,7 @@ class Parser:
             elif right.kind.target and operator == "+":
                 kind, a = right.kind, _times(a, right.kind.target.size or 1)
             elif right.kind.target:
-                raise self._error("a number has no pointer to lose", at)
+                raise self._error("a pointer cannot be subtracted from a number", at)
         compute = _COMPUTES[operator]
         return self._node(
             lambda view: kind.normal(compute(kind.normal(a(view)), kind.normal(b(view)))), kind, left, right
@@ -431,7 +431,7 @@ class Parser:
 
 
 def check_truth(node: Node, text: str, column: int) -> None:
-    """Refuse what is no condition, or one by mistake."""
+    """Refuse what cannot be a condition, and what is one only by mistake."""
     if node.kind is TEXT:
         raise ExpressionError('a text is no condition: compare it, as in console ~ "panic"', text, column)
     if node.symbol:

@@ -42,7 +42,7 @@ _WORDS: dict[str, tuple[Callable[[View], int], Type]] = {
     "sp": (lambda view: linear_sp(view.timeline.machine.engine, view.registers["rsp"]), U64),
 }
 BARE_WORDS = ("tick", "ns", "halted", "bits", "cpl")
-"""What needs no `$`, and hides a symbol of the same name."""
+"""Words that need no `$`; they hide symbols of the same name."""
 
 REGISTER_NAMES = tuple(sorted({*_REGISTERS, *_WORDS}))
 """Every name that may follow a `$`: for completion."""

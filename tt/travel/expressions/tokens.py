@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tt.errors import UsageError
 
 LONGEST = 1000  # characters of an expression
-_LONGEST_NUMBER = 90  # characters: 64 binary digits and as many underscores nearly
+_LONGEST_NUMBER = 90  # 64 binary digits, with underscores between most of them
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -42,7 +42,7 @@ class ExpressionError(UsageError):
 
 
 class UnknownName(ExpressionError):
-    """A name in an expression is that of no symbol, nor anything else."""
+    """A name in an expression is unknown: no symbol has it, and it is nothing else."""
 
 
 @dataclass(frozen=True)
