@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from contextlib import suppress
+from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -138,13 +139,15 @@ def test_it_says_plainly_that_there_is_nothing_yet() -> None:
 # ---- deceit
 
 
-BLOBS = [memory_with(layout, rows_of(layout, 300), layout.text, 0) for layout in LAYOUTS]
+@cache
+def blobs() -> list[bytes]:
+    return [memory_with(layout, rows_of(layout, 300), layout.text, 0) for layout in LAYOUTS]
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damaged_kallsyms_raise_nothing(data: st.DataObject) -> None:
-    blob = bytearray(data.draw(st.sampled_from(BLOBS)))
+    blob = bytearray(data.draw(st.sampled_from(blobs())))
     for _ in range(data.draw(st.integers(1, 30))):
         at = data.draw(st.integers(0, len(blob) - 1))
         piece = data.draw(st.binary(min_size=1, max_size=8))
@@ -157,8 +160,7 @@ def test_damaged_kallsyms_raise_nothing(data: st.DataObject) -> None:
         found.source.span(TEXT64 + 100)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
+HOSTILE = given(
     st.dictionaries(
         st.sampled_from(["rip", "efer", "cr0", "cs", "idtr_base", "cr3"]),
         st.sampled_from([0, 1, 0x10, 0x33, 0xD01, TEXT64, 0xC100_0000, 0xFFFF_FFFF_FFFF_F000, 0x20_0000])
@@ -167,9 +169,11 @@ def test_damaged_kallsyms_raise_nothing(data: st.DataObject) -> None:
     st.integers(0, 1 << 32),
     st.sampled_from([0.0, 0.5, 1.0]),
 )
-def test_hostile_memory_gives_bad_input_at_worst(registers: dict[str, int], seed: int, mapped: float) -> None:
+
+
+def hostile_memory(registers: dict[str, int], seed: int, mapped: float) -> None:
     calls, chance = 0, random.Random(seed)
-    piece = BLOBS[2]
+    piece = blobs()[2]
 
     def read(addr: int, size: int) -> bytes:
         nonlocal calls
@@ -184,6 +188,13 @@ def test_hostile_memory_gives_bad_input_at_worst(registers: dict[str, int], seed
     with suppress(BadInput):
         of_machine(registers, read)
     assert calls < 1_000_000
+
+
+@pytest.mark.parametrize("examples", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_hostile_memory_gives_bad_input_at_worst(examples: int) -> None:
+    settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])(
+        HOSTILE(hostile_memory)
+    )()
 
 
 def token_table() -> bytes:

@@ -168,13 +168,17 @@ def filesystem_image(name: str) -> bytes:
     return made(builders[name])
 
 
+LONG = pytest.mark.parametrize("examples", [40, pytest.param(400, marks=pytest.mark.slow)])
+
+
+@LONG
 @pytest.mark.parametrize("name", ["ext2", "ext4", "inline", "fat12", "fat16", "fat32"])
-def test_damaged_file_systems(name: str) -> None:
+def test_damaged_file_systems(name: str, examples: int) -> None:
     image = filesystem_image(name)
     # Where the metadata is: the superblock or boot sector, tables, and the first directories.
     used = [at for at in range(0, len(image), 64) if any(image[at : at + 64])]
 
-    @settings(hostile, max_examples=60 if name == "fat32" else 150)
+    @settings(hostile, max_examples=examples // 4 if name == "fat32" else examples)  # a large one
     @given(
         st.lists(
             st.tuples(st.integers(0, len(used) - 1), st.integers(0, 63), st.integers(0, 255)), max_size=12
@@ -194,11 +198,12 @@ def test_damaged_file_systems(name: str) -> None:
     check()
 
 
+@LONG
 @pytest.mark.parametrize("name", ["ext2", "ext4", "fat12", "fat16"])
-def test_damaged_heads_of_file_systems(name: str) -> None:
+def test_damaged_heads_of_file_systems(name: str, examples: int) -> None:
     image = filesystem_image(name)
 
-    @hostile
+    @settings(hostile, max_examples=examples)
     @given(damages)
     def check(damage: Damage) -> None:
         try:
@@ -220,13 +225,14 @@ def journaled() -> bytes:
     return bytes(image)
 
 
-def test_damaged_journals() -> None:
+@LONG
+def test_damaged_journals(examples: int) -> None:
     image = journaled()
     start = image.find(b"\xc0\x3b\x39\x98\x00\x00\x00\x04")
     assert start > 0
     header = st.tuples(st.sampled_from([1, 2, 3, 5, 99]), st.integers(0, 3))
 
-    @hostile
+    @settings(hostile, max_examples=examples)
     @given(
         st.integers(0, 1100), st.integers(0, 2000), st.sampled_from([0, 2, 8, 16, 26]),
         st.dictionaries(st.integers(1, 20), st.tuples(header, st.binary(max_size=200)), max_size=12),
@@ -262,15 +268,16 @@ def disk_image(kind: str) -> bytes:
         return join.read_bytes()
 
 
+@LONG
 @pytest.mark.parametrize("kind", ["mbr", "gpt"])
-def test_damaged_partition_tables(kind: str) -> None:
+def test_damaged_partition_tables(kind: str, examples: int) -> None:
     image = disk_image(kind)
 
     # Extended boot records: the first, and the second behind its partition.
     records = (MIB + 2 * 256 * 1024, MIB + 3 * 256 * 1024 + 512)
     record_changes = st.tuples(st.sampled_from(records), st.integers(446, 490), st.integers(0, 255))
 
-    @hostile
+    @settings(hostile, max_examples=examples)
     @given(damages, st.lists(record_changes, max_size=4))
     def check(damage: Damage, changes: list[tuple[int, int, int]]) -> None:
         broken = damaged(image, damage, 2048 if kind == "gpt" else 512)
@@ -323,7 +330,7 @@ WORDS_OF_SCRIPTS = """
 SCRIPT_PARTS = st.sampled_from([*WORDS_OF_SCRIPTS.split(), "\n"])
 
 
-@hostile
+@settings(hostile, max_examples=80)
 @given(st.lists(SCRIPT_PARTS, max_size=120), st.text(max_size=50))
 def test_nonsense_grub_scripts(parts: list[str], text: str) -> None:
     script = " ".join(parts) + text
