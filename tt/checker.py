@@ -1,4 +1,4 @@
-"""Comparing whatever passes a machine's door with the record, from any place on."""
+"""Comparing every event at a machine's door with the record, from any tick on."""
 
 from __future__ import annotations
 
@@ -161,14 +161,14 @@ class Checker:
     # ---- inside
 
     def _begin(self) -> None:
-        """Find all the places in the log where one may be on arrival at the tick."""
+        """Find all the places in the log where the machine may be on arrival at the tick."""
         if self._tick is None:
             return
         tick, self._tick = self._tick, None
         number = self._first_from(tick)
         starts = [number]
         if self._machine.retires_first:
-            # Such a machine tells what an instruction did when it has retired: before the arrival behind it.
+            # Such a machine tells what an instruction did once it retired: before arriving at the next tick.
             while (event := self.recorded(number)) is not None and event.tick == tick:
                 if event.kind in _BY_THE_LOOP:
                     break

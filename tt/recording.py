@@ -26,7 +26,7 @@ CHECKPOINT_RAM = 3  # times the guest's RAM: the most room that checkpoints take
 
 @dataclass
 class Recording:
-    """What came of a recording.
+    """The result of a recording.
 
     `reason` is why it ended, in words; `counts` how many events of each kind;
     `host_s` how long it took.  `path` is None when nothing was written.
@@ -42,7 +42,7 @@ class Recording:
 
 
 class Recorder:
-    """The subscriber that writes down whatever passes the door."""
+    """The subscriber that logs every event that passes the door."""
 
     def __init__(self, machine: Machine, writer: BackgroundWriter) -> None:
         self.counts: Counter[Kind] = Counter()
@@ -236,7 +236,7 @@ def record(
     With `embed`, the base images go into the trace too.  A checkpoint is kept each
     `checkpoint_ticks` (0: none; None: where running from the last takes long enough; less often of a guest
     that writes much).  With `output` None the
-    same run is made and nothing written: what a recording is measured against.
+    same run is made and nothing written, to measure what recording costs.
     `entropy` gives the guest's random bytes, `tt.vmm.live.seeded_entropy` the same
     ones each time.  `on_event` is told of every event as well.  Raises `TTError`s as the parts do.
     """

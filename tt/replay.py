@@ -30,13 +30,13 @@ class TraceSource:
     """Answers and inputs from a trace, for a machine that has just arrived at `first_tick`."""
 
     def __init__(self, trace: Trace, first_tick: int = 0) -> None:
-        self.is_enough: Callable[[], bool] = lambda: False  # whether the machine is to come back
+        self.is_enough: Callable[[], bool] = lambda: False  # whether the run should stop
         self._first_tick = first_tick
         self._answers = EventsAhead(trace, ANSWERS, first_tick)
         self._inputs = EventsAhead(trace, INPUTS, first_tick)
 
     def answer(self, tick: int, kind: Kind, unit: int, live: Callable[[], bytes]) -> bytes:
-        """Return what was answered then."""
+        """Return what was answered in the recording."""
         event = self._answers.take()
         while event is not None and event.tick == self._first_tick < tick:
             event = self._answers.take()  # given before the arrival there
@@ -64,7 +64,7 @@ class TraceSource:
         return inputs
 
     def idle(self, tick: int, most_ns: int | None) -> int | None:
-        """Let as much time pass as passed then."""
+        """Let as much time pass as passed in the recording."""
         event = self._inputs.peek()
         if event is None:
             return None if most_ns or most_ns is None else 0  # the record has nothing more
@@ -76,7 +76,7 @@ class TraceSource:
         return event.value
 
     def polled(self, tick: int) -> bool:
-        """Return False: a guest that polls its console gets what was typed then."""
+        """Return False: a guest that polls its console gets what was typed in the recording."""
         return False
 
     def wants_pause(self, tick: int) -> bool:
@@ -99,7 +99,7 @@ def run_on(machine: Machine, until: int) -> Stop:
 
 
 class Replay:
-    """A machine that relives a trace, forward only, checking itself.
+    """A machine that replays a trace, forward only, and compares all of it with the record.
 
     `bases` says where base images are now, by disk number.  Raises `BadInput`
     when a base image is missing or has changed.
@@ -157,7 +157,7 @@ class Replay:
             )
 
     def _power_off(self) -> None:
-        """See the machine end as it ended."""
+        """Check that the machine ends as it ended in the recording."""
         ended = self.trace.summary.get("ended")
         stop = running.run(self.machine, FOREVER if self.machine.ended else self.trace.end_tick + 1)
         if stop.reason != "power" or stop.detail != ended:
@@ -167,7 +167,7 @@ class Replay:
             )
 
     def _idle_out(self) -> None:
-        """Let the guest idle as long as it did."""
+        """Let the guest idle as long as it did in the recording."""
         stop = running.run(self.machine, self.trace.end_tick + 1)
         if stop.reason != "idle":
             raise Divergence(
@@ -176,7 +176,7 @@ class Replay:
             )
 
     def _use_up(self) -> None:
-        """Relive what the record has of its last tick: a recording may be cut off in the middle of it."""
+        """Replay what the record has of its last tick: a recording may be cut off in the middle of it."""
         if self.trace.sealed:
             self.checker.flush()
         self._source.is_enough = lambda: self.checker.is_through

@@ -3,8 +3,8 @@
  * Twelve jobs go round in a work queue: the oldest is taken, given a slice of
  * work, and put back at the end.  A watchdog, driven by the timer, looks at one
  * job after the other and stamps it.  In every second run the queue breaks, never
- * at the same moment, and the guest notices only when it stumbles over a job that
- * is none.
+ * at the same moment, and the guest notices only later, when what it takes from the
+ * queue is not a job.
  */
 #include "denali.h"
 
@@ -13,7 +13,7 @@
 #define BEAT_NS 3700000ul
 #define SLICES 5000ul
 #define TRAIL 64ul
-#define KEPT __attribute__((noinline)) /* a debugger can name it */
+#define KEPT __attribute__((noinline)) /* a function of its own, which a debugger can name */
 #define JOB_MAGIC 0x21626f6aul /* "job!" */
 
 struct job {
@@ -107,7 +107,7 @@ KEPT static void work(struct job *job)
 
 int main(void)
 {
-    dice = denali.wall_ns | 1; /* each run is another one */
+    dice = denali.wall_ns | 1; /* each run is different */
     print("bug: %lu jobs, a watchdog each %lu us\n", JOBS, BEAT_NS / 1000);
     for (u32 id = 0; id < JOBS; id++) {
         jobs[id].magic = JOB_MAGIC;

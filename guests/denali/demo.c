@@ -216,7 +216,7 @@ static void provoke_batch(void)
     events_on();
     while (blocks_written < goal)
         idle_with_timeout(BEAT_NS);
-    denali.timer_ns = next_beat; /* it went to the batch */
+    denali.timer_ns = next_beat; /* the timer event went into the batch */
     check(denali_full_batches > full, "no batch with two events");
     print("events: timer and disk arrived in one batch\n");
 }
@@ -244,7 +244,7 @@ int main(void)
     on_timer(beat);
     next_beat = BEAT_NS;
     denali.timer_ns = next_beat;
-    input(); /* what was typed before anybody listened */
+    input(); /* what was typed before the guest listened */
 
     u64 primes = sieve(PRIMES_BELOW);
     check(primes == 78498, "the number of primes");

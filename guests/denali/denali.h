@@ -59,7 +59,7 @@ struct denali_registers {
 #define DENALI_EXECUTE 4ul
 #define DENALI_WIRED 8ul
 
-#define DENALI_REFUSED (~0ul)      /* what a virtual instruction answers to nonsense */
+#define DENALI_REFUSED (~0ul)      /* returned by a virtual instruction for arguments that make no sense */
 #define DENALI_FOREVER (~0ul)      /* the timeout of an idle without one */
 #define DENALI_ALL (~0ul)          /* tlb_flush: every unwired entry */
 #define DENALI_FAILED (1ul << 63)  /* disk_done: the request failed */
@@ -91,7 +91,7 @@ static inline u64 denali_call(u64 number, u64 a, u64 b, u64 c)
 static inline __attribute__((noreturn)) void terminate(u64 status)
 {
     denali_call(DENALI_TERMINATE, status, 0, 0);
-    __builtin_trap(); /* not reached; a stop there is still in this function */
+    __builtin_trap(); /* not reached; it keeps the return address inside this function */
 }
 
 static inline u64 idle_with_timeout(u64 timeout_ns)

@@ -23,8 +23,8 @@ cdef enum:
 
 cdef uint32_t DELTA = 0x80000000, ZEROS = 0xFFFFFFFF
 
-# What the packer last said of a page.  What it refers to is still stored then: of all that was
-# said of a page the newest is never dropped, and neither are the contents that it is a delta on.
+# The last contents of a page that the packer named.  They are still stored: the newest contents of
+# a page are never dropped, and neither are those that they are stored as a delta on.
 cdef struct Known:
     uint8_t *base  # contents stored whole; NULL: none, the page held zeros
     uint32_t base_ref

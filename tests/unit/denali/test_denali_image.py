@@ -111,7 +111,7 @@ def test_bad(what: str) -> None:
     with pytest.raises(BadInput) as error:
         GuestImage.parse(BAD[what], "guest.elf")
     message = str(error.value)
-    assert message.startswith("guest.elf is no good Denali guest: ")
+    assert message.startswith("guest.elf is not a valid Denali guest: ")
     assert "\n" not in message
 
 

@@ -67,7 +67,7 @@ _INITRD_PLAIN = ("initrd.img", "initrd", "initrd.gz", "initramfs.img", "initramf
 
 @dataclass(frozen=True)
 class BootEntry:
-    """What an image boots: the bytes, and for people where they came from.
+    """What an image boots: the bytes and, for messages, where they came from.
 
     `kind` names the kernel as `BootPlan.kind` does, None for one that tt cannot
     boot.  `initrd` is what a plan of that kind takes: an initrd, or packed
@@ -189,7 +189,7 @@ class _Finder:
             return None
         cmdline = target.cmdline
         if unified is not None:
-            # systemd-stub: words that are given stand for those inside, initrds are added.
+            # systemd-stub: a given command line replaces the one inside, given initrds are added.
             cmdline = cmdline or unified.cmdline
             initrd = join_archives([unified.initrd or b"", initrd or b""])
         if kind not in kinds.MULTIBOOT and not initrd and not re.search(r"(?:^|\s)root=", cmdline):

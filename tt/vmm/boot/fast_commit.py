@@ -10,7 +10,7 @@
       PAD       fills a block
       TAIL      transaction u32, CRC-32C of all since the last TAIL up to here u32; fills its block
 
-A fast commit counts with its TAIL.  One that is not whole never happened: `fsync` had not returned.
+A fast commit counts only with its TAIL.  An incomplete one is ignored: `fsync` had not returned.
 (The kernel does not mount a volume whose very first one is cut short; here the log is still shown.)
 """
 
@@ -41,7 +41,7 @@ class Tag(IntEnum):
 
 @dataclass(frozen=True)
 class Record:
-    """A record that counts, and where it is: at byte `offset` of `block` of the disk."""
+    """A record of a complete fast commit, and where it is: at byte `offset` of `block` of the disk."""
 
     tag: Tag
     value: bytes

@@ -54,7 +54,7 @@ def _nothing_known(device: str, what: str) -> str | None:
 
 @dataclass
 class GrubMenu:
-    """What a configuration reaches outside itself for.
+    """What a configuration needs from outside itself.
 
     `read(path)` returns a file's text or None, `exists(path)` tells whether
     there is one, `entries()` lists the Boot Loader Specification entries that

@@ -8,7 +8,7 @@ from tt.vmm.boot.filetree import printable
 from tt.vmm.boot.target import Protocol
 
 MULTIBOOT = (multiboot.KIND, multiboot2.KIND)
-"""Kinds whose plans take modules, packed, and whose command line is nobody's but the user's."""
+"""Kinds whose plans take packed modules, and to whose command line tt adds no words of its own."""
 
 
 def kernel_kind(data: bytes) -> str | None:

@@ -1,6 +1,6 @@
-"""What a Linux kernel must be, and be told, to be started by tt: asked when a guest is new.
+"""Checks of a Linux kernel and its command line, made when a guest is new.
 
-A replay does not ask: whatever was recorded once is planned as it was.
+A replay does not check: a guest that was recorded once is planned as it was then.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def unpack(packed: bytes | None) -> list[Module]:
     if packed is None:
         return []
     if not packed.startswith(_MAGIC):
-        raise BadInput("a list of Multiboot modules is none: the trace is damaged")
+        raise BadInput("what should be a list of Multiboot modules is something else: the trace is damaged")
     modules: list[Module] = []
     at = len(_MAGIC)
     while at < len(packed):

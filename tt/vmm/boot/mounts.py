@@ -27,7 +27,7 @@ class Mounted:
 class Mounts:
     """All readable volumes of `image`, in the disk's order; `notes` say what was found, for people.
 
-    Damage met on the way becomes a note: a file that cannot be read is one that is not there.
+    Damage met on the way becomes a note: a file that cannot be read counts as missing.
     """
 
     def __init__(self, image: DiskImage) -> None:

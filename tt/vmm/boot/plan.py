@@ -34,7 +34,7 @@ Segment = tuple[int, bytes]
 
 @dataclass(frozen=True)
 class CpuStart:
-    """How the CPU finds itself at tick 0; plain data.
+    """The CPU's state at tick 0; plain data.
 
     `mode` says what is switched on: `long64` is paging with the tables at
     `cr3` and EFER.LME and LMA, `protected32` is CR0.PE alone, `real16` neither.

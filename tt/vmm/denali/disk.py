@@ -3,8 +3,8 @@
 A request takes effect at its completion, in the order of the requests to that
 disk: a write's bytes are taken from guest RAM when it is started, a read's are
 put there when it completes.  When its time has come a request becomes a message to
-whoever answers for the disk; where the answer comes later, the request completes
-at the first hand-over after it, and those behind it on that disk wait.
+the party that answers for the disk (`tt.vmm.router`); where the answer comes later,
+the request completes at the first hand-over after it, and those behind it on that disk wait.
 """
 
 from __future__ import annotations

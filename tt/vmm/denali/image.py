@@ -1,6 +1,6 @@
 """Guest images of the Denali machine: static ELF64 files, loaded at their physical addresses.
 
-An image comes from a stranger: whatever is wrong with it is one `BadInput`.
+An image is not trusted: anything that is wrong with it raises one `BadInput`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Segment(NamedTuple):
     """`data` at guest-physical `addr`, followed by zeros up to `size` bytes."""
 
     addr: int
-    data: memoryview  # of the file: segments may share bytes, and there is no telling how many
+    data: memoryview  # of the file: segments may share bytes, so copies might take any amount of memory
     size: int
 
 
@@ -53,7 +53,7 @@ class GuestImage(NamedTuple):
 
     @classmethod
     def open(cls, path: Path) -> GuestImage:
-        """Read a guest from a file.  Raises `BadInput` if it cannot be read or is no good guest."""
+        """Read a guest from a file.  Raises `BadInput` if it cannot be read or is not a valid guest."""
         try:
             with path.open("rb") as f:
                 data = f.read(FILE_LIMIT + 1)
@@ -141,4 +141,4 @@ def _segment(data: bytes, name: str, program: _Program) -> Segment:
 
 
 def _bad(name: str, why: str) -> BadInput:
-    return BadInput(f"{name} is no good Denali guest: {why}")
+    return BadInput(f"{name} is not a valid Denali guest: {why}")

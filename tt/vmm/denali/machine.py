@@ -19,7 +19,7 @@ VENDOR = b"Denali by tt"
 
 _GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{i}" for i in range(8, 16)))
 
-# FPU, TSC, CMPXCHG8B, CMOV; CMPXCHG16B, POPCNT.  No SSE: upcalls would have to spare it.
+# FPU, TSC, CMPXCHG8B, CMOV; CMPXCHG16B, POPCNT.  No SSE: upcalls would have to save its registers.
 _FEATURES_EDX = 1 << 0 | 1 << 4 | 1 << 8 | 1 << 15
 _FEATURES_ECX = 1 << 13 | 1 << 23
 _LONG_MODE_EDX = 1 << 29

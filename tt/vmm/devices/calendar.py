@@ -1,4 +1,4 @@
-"""The Gregorian calendar in integers, total: any numbers in, some date out.
+"""The Gregorian calendar in integers, defined for all of them: any numbers give some date.
 
 The arithmetic is Howard Hinnant's ("chrono-compatible low-level date
 algorithms", days_from_civil and civil_from_days); unlike `datetime` it never

@@ -5,9 +5,9 @@ the moment it is written, so the transmitter is always empty; received bytes
 wait in a queue of any length behind the FIFO, which refills as the guest reads,
 so that nothing typed or pasted is lost.  OUT2 does not gate the interrupt.
 
-A guest need not use the interrupt: it may look at LSR again and again.  How often
-it did since it last sent or received something is counted, beside the state, for
-whoever has something to type.
+A guest need not use the interrupt: it may look at LSR again and again.  How often it
+did since it last sent or received something is counted, outside of the state, so
+that typed input can be held back until the guest looks for it.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Uart16550:
         self._timer = clock.timer(name, self._fire)
         self._polls = 0
         self.on_poll: Callable[[], None] = lambda: None
-        """Told in the middle of an instruction that looks for input, when many before it have, in vain."""
+        """Called during an instruction that looks for input, after many others that looked in vain."""
 
     @property
     def wants_input(self) -> bool:

@@ -115,7 +115,7 @@ class VirtioBlk:
         self._port.send(message, chain.head)
 
     def _message(self, operation: int, lba: int, data: bytes, room: int) -> Message | bytes:
-        """Return what a request says, or the status of one that says nothing."""
+        """Return the message that a request stands for, or a status for one that needs no message."""
         if operation == _IN:
             return _IOERR if room % SECTOR else DiskRead(lba, room // SECTOR)
         if operation == _OUT:

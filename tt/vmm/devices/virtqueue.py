@@ -1,4 +1,4 @@
-"""Virtqueues in guest memory, as of virtio 0.9.5, read with suspicion.
+"""Virtqueues in guest memory, as of virtio 0.9.5, read without trusting them.
 
 Source: Virtio PCI Card Specification 0.9.5, section 2.3 ("Virtqueue
 configuration") and 2.4.

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What the skin uses of the C engine (core.h)."""
+"""What the Cython wrapper uses of the C engine (core.h)."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 

@@ -1,4 +1,4 @@
-"""The typed face of the engine: one x86-64 CPU and its RAM.
+"""The typed interface of the engine: one x86-64 CPU and its RAM.
 
 The engine is exact: every method that looks at the CPU sees it at an instruction
 boundary, and `tick` says which one.  Nothing in here knows a device, a clock or
@@ -29,7 +29,7 @@ FOREVER: int
 """A tick that no machine reaches."""
 
 def layout_probes() -> int:
-    """Return how often this process looked where things lie in libunicorn: once, for the first engine."""
+    """Return how often this process has searched libunicorn for its layout: once, for the first engine."""
 
 @disjoint_base
 class Engine:
@@ -90,7 +90,7 @@ class Engine:
     def tick(self) -> int:
         """Return the number of instructions retired since power-on.
 
-        An instruction that faults does not count, nor does an INT n whose gate refuses;
+        An instruction that faults does not count, nor does an INT n that its gate does not allow;
         INT n, SYSCALL, IRET, HLT and a single-stepped instruction count one.
         Each iteration of a REP string instruction counts one; so a REP with RCX = n
         counts n, and one more step that finds RCX at zero and moves on where
@@ -101,7 +101,7 @@ class Engine:
     def tick(self, value: int) -> None: ...
     @property
     def limit(self) -> int:
-        """Return the tick at which `run` comes back to whoever owns the devices; `FOREVER` for none.
+        """Return the tick at which `run` comes back so that devices can be attended to; `FOREVER` for none.
 
         May be set at any time, in a callback too: at `tick` or below it ends the run
         after the instruction that the callback belongs to.
@@ -149,16 +149,16 @@ class Engine:
         """Replace all breakpoints by those at the virtual addresses `addrs`, at most 256.
 
         `run` returns `BREAK` before the instruction there, once for each time that the
-        CPU comes to it; where it stands when they are set does not count.  It may be
-        at a handler's first instruction, at the tick of what was interrupted: see
-        `entered_at`.  No part of the state.  Raises `EngineError` for too many.
+        CPU comes to it; the instruction where it stands when they are set does not count.
+        It may be at a handler's first instruction, at the tick of the interrupted one: see
+        `entered_at`.  Breakpoints are not part of the state.  Raises `EngineError` for too many.
         """
 
     def map_devices(self, spans: Iterable[tuple[int, int]]) -> None:
         """Replace all places where devices answer by (guest-physical addr, size in bytes), outside RAM.
 
         On the 4 KB pages that they touch all accesses come to `memory_read` and `memory_write`.
-        Elsewhere outside RAM loads read all ones and stores do nothing.  No part of the state;
+        Elsewhere outside RAM loads read all ones and stores do nothing.  Not part of the state;
         may be called in a callback.  Raises `EngineError` for more than 64, or for one in RAM.
         """
 
@@ -167,7 +167,7 @@ class Engine:
 
         `run` returns `WATCH` after the instruction that touched such bytes, or, of what
         happens between two instructions, after the second.  An instruction that faults
-        has touched nothing.  No part of the state.  Raises `EngineError` for too many, or for one of 0 bytes.
+        has touched nothing.  Not part of the state.  Raises `EngineError` for too many, or one of 0 bytes.
         """
 
     @property
@@ -186,15 +186,15 @@ class Engine:
 
     @property
     def hit_by(self) -> str:
-        """Return who did it: `instruction`, `device`, `interrupt` (the CPU, entering one) or `page walk`."""
+        """Return what did it: `instruction`, `device`, `interrupt` (the CPU, entering one) or `page walk`."""
 
     def set_catches(self, syscalls: Collection[int] | None, exceptions: Collection[int] | None) -> None:
-        """Catch system calls by EAX (at most 64), exceptions by vector; none for None, all for an empty one.
+        """Catch system calls by EAX (at most 64), exceptions by vector; None catches none, an empty list all.
 
         `run` returns `CATCH` before a SYSCALL, SYSENTER or INT 0x80, before an
-        instruction that faults (CR2 is that of the fault already) and before INT n; in the handler
-        of a double fault or a debug trap.  What comes at the tick at which they are
-        set does not count.  No part of the state.  Raises `EngineError` for too many.
+        instruction that faults (CR2 is that of the fault already) and before INT n.  A double
+        fault or a debug trap is caught in its handler.  What comes at the tick at which they are
+        set does not count.  Not part of the state.  Raises `EngineError` for too many.
         """
 
     @property
@@ -228,7 +228,7 @@ class Engine:
         """Hand the batch of events `mask` to a Denali guest: enter its event handler."""
 
     def set_cpuid(self, leaves: Sequence[tuple[int, int | None, int, int, int, int]]) -> None:
-        """Say what CPUID tells: (leaf, subleaf or None for any, EAX, EBX, ECX, EDX).
+        """Set what CPUID returns: (leaf, subleaf or None for any, EAX, EBX, ECX, EDX).
 
         A later row wins over an earlier one; a leaf without a row reads as zeros.
         """
@@ -292,7 +292,7 @@ class Engine:
     def take_changes(self) -> tuple[bytes, bytes]:
         """Return the pages stored to since the last call: their numbers (u32, rising), what they hold.
 
-        What the digest of RAM (`ram_digest`) is then, it is without further cost.
+        Right after it `ram_digest` costs nothing.
         """
 
     def page_names(self, pages: bytes | bytearray | memoryview) -> bytes:
@@ -304,14 +304,14 @@ class Engine:
         """
 
     fetch_page: Callable[[int], bytes | memoryview]
-    """Called with a page's number; returns the 4096 bytes that it holds in the past gone to by `revert`."""
+    """Called with a page's number; returns the 4096 bytes it held at the time that `revert` goes back to."""
 
     def revert(self, changed: bytes | bytearray | memoryview, digest: bytes) -> None:
-        """Make RAM what it was once, when its digest was `digest`, fetching pages as they are looked at.
+        """Make RAM what it was when its digest was `digest`, fetching each page when it is first looked at.
 
-        `changed` has a bit for each page, lowest first, of those that may differ
-        from then; those stored to since `take_changes` go back too.  Until
-        then `fetch_page` must be set.  Raises `EngineError` for another size of RAM.
+        `changed` has a bit for each page, lowest first: set where the page may differ from
+        then.  Pages stored to since `take_changes` go back too.  `fetch_page` must be set
+        before.  Raises `EngineError` for another size of RAM.
         """
 
     @property
@@ -378,4 +378,4 @@ class Engine:
         """Return the whole state of the CPU (not RAM, not `tick`): equal states give equal bytes."""
 
     def load(self, state: bytes) -> None:
-        """Put a state from `save` back; raise `EngineError` for one of another build or machine, or none."""
+        """Put a state from `save` back; raise `EngineError` for any other bytes, as of another build."""

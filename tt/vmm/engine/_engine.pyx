@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 # cython: embedsignature=True, embedsignature.format=clinic, auto_pickle=False, autotestdict=False
-"""The thin skin over the C engine: types, errors and callbacks; the documentation is in _engine.pyi."""
+"""The thin wrapper around the C engine: types, errors and callbacks; the documentation is in _engine.pyi."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -514,4 +514,4 @@ cdef class Engine:
         if <size_t>len(state) != tt_layout.state_size + tt_own_size(&self.c):
             raise EngineError("a CPU state of another build of Unicorn or another machine cannot be restored")
         if not tt_load(&self.c, <const uint8_t *><const char *>state):
-            raise EngineError("a CPU state that no CPU was ever in cannot be restored: it is damaged")
+            raise EngineError("a CPU state that is impossible cannot be restored: it is damaged")

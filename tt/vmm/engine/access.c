@@ -1,18 +1,18 @@
 /*
- * Loads and stores that are looked at one by one, and devices that lie in memory.
+ * Loads and stores that the engine handles one by one, and devices that lie in memory.
  *
  * A page with a device on it, or with watched bytes, gets TLB entries that are good for one access
  * (mmu.c), so translated code calls QEMU's slow path for each.  There, an access that is not
  * aligned is taken apart: a load reads two wider, aligned ones, a store writes bytes.  A device
- * must see neither.  So the calls of translated code come here first, which knows the access as
- * the instruction makes it; those that QEMU makes from inside its own functions (FXSAVE, say, or
- * the CPU on its way into a handler) are known by what the TLB is asked for first.
+ * must see neither.  So the calls of translated code come here first, where the access is known as
+ * the instruction makes it.  Of accesses that QEMU makes inside its own functions (FXSAVE, say, or
+ * the CPU on its way into a handler) the first request to the TLB tells address and size.
  *
  * The parts of a load are then cut from what the device answered once, for the bytes on its page;
  * the parts of a store are collected until all of those are there.  Before the first access the
  * instruction is alone in its block, so it is never begun a second time by the engine, its tick is
- * exact, and the interrupt that it causes comes right after it.  An instruction that faults after
- * it has read a device has read it; made anew by the guest it reads again, as on hardware.
+ * exact, and the interrupt that it causes comes right after it.  If an instruction faults after it
+ * has read a device, the read has happened; when the guest repeats it, it reads again, as on hardware.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -84,7 +84,7 @@ void *const tt_stores[4] = {store1, store2, store4, store8};
 
 /* ---- accesses from inside QEMU -------------------------------------------- */
 
-/* Does the TLB's question belong to the access that is known? */
+/* Is this request to the TLB part of the access under way? */
 static bool is_part(Access *a, uint64_t addr, int size, int rw, uintptr_t ra)
 {
     uint64_t aligned = a->addr & ~(uint64_t)(a->size - 1);
@@ -107,7 +107,7 @@ static bool is_part(Access *a, uint64_t addr, int size, int rw, uintptr_t ra)
     return false;
 }
 
-/* The TLB is asked for a page that is looked at; know the access, and return which of its bytes are there. */
+/* The TLB is asked for a page of which each access counts: note the access, return which of its bytes lie there. */
 uint64_t tt_part_on_page(Engine *e, uint64_t addr, int size, int rw, uintptr_t ra, int *length)
 {
     Access *a = &e->access;
@@ -148,8 +148,8 @@ bool tt_is_device(const Engine *e, uint64_t ppage)
 }
 
 /* The running block is about to reach a device: its instruction must be alone.  A load must be in a
- * block that QEMU made for one instruction, or a store of the same instruction to the block's
- * own page would have QEMU begin it anew. */
+ * block that QEMU made for one instruction: otherwise a store of the same instruction to the block's
+ * own page makes QEMU begin the instruction anew. */
 void tt_alone_for_device(Engine *e, int rw, uintptr_t ra)
 {
     Block *tb = ra && CURRENT(e) ? tt_inside.tb_lookup(e->tr.tcg_ctx, ra) : NULL;
@@ -181,7 +181,7 @@ static uint64_t call(Engine *e, uint64_t paddr, int size, int rw, uint64_t value
     return value;
 }
 
-/* What QEMU reads and writes at DEVICE_ADDR: parts of the access that is known, on the page asked for last. */
+/* What QEMU reads and writes at DEVICE_ADDR: parts of the access under way, on the page asked for last. */
 static uint64_t device_read(uc_engine *uc, uint64_t offset, unsigned size, void *user)
 {
     Engine *e = user;

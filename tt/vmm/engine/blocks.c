@@ -222,7 +222,8 @@ void tt_count_entry(Engine *e)
     }
 }
 
-/* QEMU clears RF where a block ends, which must not be where we happened to cut it. */
+/* QEMU clears RF at the end of a block.  A guest must not see where the engine cuts blocks, so one with RF runs its
+ * instructions one by one. */
 static bool one_by_one(const Block *tb)
 {
     return (tb->flags & FLAG_RF) && tb->icount > 1;

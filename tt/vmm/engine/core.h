@@ -48,12 +48,12 @@ enum Reason {
     R_STOP,     /* reached the tick asked for */
     R_HALT,     /* executed HLT */
     R_SHUTDOWN, /* triple fault */
-    R_CALLBACK, /* a callback failed; the exception is kept by the skin */
+    R_CALLBACK, /* a callback failed; the Cython wrapper keeps the exception */
     R_DOUBLE,   /* Denali: a fault that cannot be delivered */
     R_FAIL,     /* Unicorn itself failed; see `error` */
     R_BREAK,    /* about to execute an instruction with a breakpoint */
     R_WATCH,    /* an instruction touched watched bytes; see `hit` */
-    R_CATCH,    /* about to take an exception, or make a system call, that somebody waits for; see `caught` */
+    R_CATCH,    /* about to take an exception, or make a system call, that is to be caught; see `caught` */
 };
 
 /* What the translator knows of a page of the pool. */
@@ -93,7 +93,7 @@ typedef struct Watch {
     uint8_t before[WATCH_BEFORE]; /* its bytes before the hit */
 } Watch;
 
-/* Who touched watched bytes: an instruction; a device; the CPU as it entered a handler; the CPU as it set
+/* What touched watched bytes: an instruction; a device; the CPU as it entered a handler; the CPU as it set
  * the D bit of a page-table entry. */
 enum { BY_INSTRUCTION, BY_DEVICE, BY_DELIVERY, BY_WALK };
 typedef struct Hit {
@@ -210,7 +210,7 @@ typedef struct Engine {
     uint64_t no_catch_at; /* the tick of what was caught last */
     bool caught, caught_call;
     uint32_t caught_number;
-    uint64_t entered_at; /* the tick at which a handler was entered last, but for INT n */
+    uint64_t entered_at; /* the tick at which a handler was entered last, other than by INT n */
     bool retired;        /* the tick counts the (virtual) instruction that is being carried out */
 
     bool double_bookkeeping;
@@ -399,7 +399,7 @@ static inline uint64_t tt_host_ns(void)
     return now.tv_sec * 1000000000ull + now.tv_nsec;
 }
 
-/* Bytes of RAM as they lie in the pool, for a quick look; NULL where that takes more: tt_read_ram() then. */
+/* Bytes of RAM as they lie in the pool; NULL where they cannot be read directly: use tt_read_ram() then. */
 static inline const uint8_t *tt_quick_look(const Engine *e, uint64_t paddr, uint64_t size)
 {
     bool one_page = (paddr & (PAGE_SIZE - 1)) + size <= PAGE_SIZE;

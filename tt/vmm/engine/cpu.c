@@ -1,5 +1,5 @@
 /*
- * The CPU's life: exceptions on their way to the guest, and runs from tick to tick.
+ * Exceptions on their way to the guest, and runs from tick to tick.
  */
 #include <stdio.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 
 /* ---- exceptions --------------------------------------------------------- */
 
-/* INT n, INT3, INTO: Unicorn has moved RIP past it, but if its gate refuses, the
+/* INT n, INT3, INTO: Unicorn has moved RIP past it, but if its gate does not allow it, the
  * fault is at the instruction, which has not retired then. */
 static void deliver_int(Engine *e, int vector)
 {
@@ -95,7 +95,7 @@ bool tt_open_hooks(Engine *e)
 /* Run until tick `stop`, or until something else ends the run. */
 int tt_run(Engine *e, uint64_t stop)
 {
-    Engine *outer = tt_current; /* of whose callback this run is a part */
+    Engine *outer = tt_current; /* the engine whose callback made this run */
     uc_err err;
 
     if (tt_tick(e) >= stop || tt_tick(e) >= e->limit)

@@ -2,8 +2,8 @@
  * The guest's own data breakpoints: DR0 to DR3, as DR7 enables them (Intel SDM volume 3, 17.2).
  *
  * Unicorn has QEMU's functions for them with empty bodies.  So a page with bytes that the guest
- * watches is treated like one that a debugger watches (watch.c), and the two know nothing of each
- * other: an access that hits is alone in its block, and #DB follows it before anything else
+ * watches is treated like one that a debugger watches (watch.c), independently of the debugger's
+ * own watchpoints: an access that hits is alone in its block, and #DB follows it before anything else
  * does.  What #DB will put into DR6 waits in the CPU's state, because MOV SS and POP SS put the
  * trap off by one instruction, and a machine may be saved between the two.
  *

@@ -31,7 +31,7 @@ void tt_hash_page(const uint8_t *page, uint64_t number, uint64_t out[2])
     out[1] = any ? mum(a ^ number, b ^ 0x589965cc75374cc3ull) : 0;
 }
 
-/* Count what was stored to into the digest; false if nothing was. */
+/* Take the pages stored to since the last time into the digest; false if there were none. */
 bool tt_digest_pages(Memory *m)
 {
     uint64_t end = tt_page_count(m), first = tt_next_page(m, 0, end, DIRTY_DIGEST);

@@ -152,8 +152,8 @@ void tt_save_own(const Engine *e, uint8_t *to)
     to[sizeof e->cpu.soft + sizeof e->cpu.soft_next] = e->cpu.soft_tlb;
 }
 
-/* Put back what tt_copy_state and tt_save_own gave, one behind the other; false if no CPU was ever in that
- * state. */
+/* Put back what tt_copy_state and tt_save_own gave, one behind the other; false if that state is
+ * impossible. */
 bool tt_load(Engine *e, const uint8_t *from)
 {
     bool fine = tt_load_state(e, from);

@@ -1,5 +1,5 @@
 /*
- * QEMU's functions inside libunicorn: found by name, and eight of them interposed.
+ * QEMU's functions inside libunicorn: found by name, and some of them interposed.
  *
  * Functions are found in libunicorn's dynamic symbols.  Calls that QEMU makes between
  * its own files are redirected to the engine by rewriting their slots in the library's
@@ -18,8 +18,8 @@
  * replaced in the tables that the translator takes their addresses from (access.c).
  *
  * The library is one for the process, so this is done once, and the functions below see
- * every Unicorn engine in it: those of other threads, and those of a user's own.  They
- * know the one that they are for by `tt_current`, which each thread has for itself.
+ * every Unicorn engine in it: those of other threads, and those of a user's own.  `tt_current`,
+ * which each thread has for itself, says which engine a call is for.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -19,7 +19,7 @@ static void flat_segments(Engine *e, uint32_t selector, int cs_size)
 
 /* ---- system calls (AMD APM volume 3, "SYSCALL"; Intel SDM volume 2, "SYSENTER") ---- */
 
-/* Stop for whoever waits for this system call, with the state as it is before the instruction. */
+/* Stop if this system call is to be caught, with the state as it is before the instruction. */
 static void catch_call(Engine *e)
 {
     uint64_t tick = tt_tick(e);

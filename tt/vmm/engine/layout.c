@@ -3,8 +3,9 @@
  *
  * A small engine of its own is opened for it.  Offsets are found by writing known values
  * through uc_reg_write and looking for them; those that no register access can confirm are
- * confirmed by running a few instructions and looking at what changed.  Any surprise is a
- * clear refusal.  Engines made after that read their pointers at the places found.
+ * confirmed by running a few instructions and looking at what changed.  If anything is not as
+ * expected, no engine opens, and the error says what.
+ * Engines made after that read their pointers at the places found.
  */
 #include <malloc.h>
 #include <pthread.h>
@@ -458,7 +459,7 @@ static const char *probe(Engine *e)
 }
 
 static pthread_once_t learned = PTHREAD_ONCE_INIT;
-static char complaint[200]; /* written once, before anybody reads it */
+static char complaint[200]; /* written once, before it is read */
 static int probes;
 
 static void learn(void)

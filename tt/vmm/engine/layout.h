@@ -1,12 +1,12 @@
 /*
- * What inside.c and layout.c tell each other while the layout is found.
+ * What inside.c and layout.c share while the layout is found.
  */
 #ifndef TT_LAYOUT_H
 #define TT_LAYOUT_H
 
 #include "core.h"
 
-/* What the probing engine showed of itself so far. */
+/* What was observed of the probing engine so far. */
 typedef struct Probe {
     void *cpu, *tcg_ctx;
     Block *block, *first;          /* the one translated last; the first since this was NULL */

@@ -1,7 +1,7 @@
 """Loads libunicorn into the process, for the extension to bind to.
 
 The library is the one in the package `unicorn`, whose Python modules are of no use here and take a
-tenth of a second to load on a busy machine.  Whoever imports them gets the same copy.
+tenth of a second to load on a busy machine.  Code that imports them gets the same copy of the library.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
  * from the one to the other, and nothing else does.  Today a machine has a pool for itself, all
  * of it, in order.  Where machines share a pool, tt_host() looks the page up in the machine's
  * map; a build with TT_SCATTER lays the pages out backwards instead, so that the tests find
- * whatever takes one address for the other.
+ * code that takes one address for the other.
  */
 #ifndef TT_MEMORY_H
 #define TT_MEMORY_H
@@ -19,15 +19,15 @@
 #define PAGE_SIZE 4096u
 #define PAGE_MASK (~(uint64_t)(PAGE_SIZE - 1))
 
-/* What is known of a guest page, a byte each: who has not seen yet that it was stored to; or
- * that it is not what it should be until it is fetched (revert.c). */
+/* What is known of a guest page, a byte each: whether the digest and the checkpoints still have to take a
+ * store to it into account; and STALE: its bytes must be fetched before they are used (revert.c). */
 enum { DIRTY_DIGEST = 1, DIRTY_CHECKPOINT = 2, DIRTY_ALL = 3, STALE = 4 };
 
 typedef struct Memory {
     uint8_t *pool;
     uint64_t size;      /* bytes of guest RAM; whole pages */
     uint8_t *flags;     /* of each page; densely, for they are scanned at each checkpoint */
-    uint64_t stale;     /* how many pages are */
+    uint64_t stale;     /* how many pages are STALE */
     uint64_t *hash;     /* two words a page (digest.c) */
     uint64_t digest[2];
 } Memory;

@@ -43,7 +43,7 @@ static Page *page_at(const Engine *e, uint64_t paddr)
     return tt_page(e, tt_host(&e->mem, paddr));
 }
 
-/* RAM was stored to other than through the TLB: by a device or a person. */
+/* RAM was stored to other than through the TLB: by a device, or by a user's edit. */
 void tt_notify_write(Engine *e, uint64_t paddr, uint64_t size)
 {
     for (uint64_t page = paddr & PAGE_MASK; page < paddr + size; page += PAGE_SIZE) {
@@ -228,7 +228,7 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
         w = tt_walk(e, addr, rw, mmu_idx, true);
     }
     if (unlikely(rw == FETCH && !w.vector && w.paddr >= e->mem.size)) {
-        /* Code where nothing is: all ones, which are no instruction. */
+        /* Code outside RAM: it reads as all ones, which is not a valid instruction. */
         w.vector = e->cpu.denali ? EXC_PF : EXC_UD;
         w.error = e->cpu.denali ? PF_I : 0;
     }
@@ -262,7 +262,7 @@ bool tt_fill(void *cpu, uint64_t addr, int size, int rw, int mmu_idx, bool probe
     if (probe)
         return false;
     if (rw == FETCH && tt_own_due(e))
-        tt_own_trap(e); /* that of the instruction before comes first */
+        tt_own_trap(e); /* a trap of the instruction before comes first */
     if (rw == FETCH) {
         /* Nothing is running: the block before this one is complete. */
         uint64_t pc = EIP(e) + SEG(e, SEG_CS).base;

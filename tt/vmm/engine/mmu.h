@@ -1,5 +1,5 @@
 /*
- * What walk.c, tlb.c and mmu.c tell each other.
+ * What walk.c, tlb.c and mmu.c share.
  */
 #ifndef TT_MMU_H
 #define TT_MMU_H

@@ -19,7 +19,7 @@ static void make_stale(Engine *e, uint64_t number)
 
     e->mem.stale += !(*flags & STALE);
     *flags = STALE;
-    tt_page(e, tt_host(&e->mem, number * PAGE_SIZE))->flips = 0; /* those of another time tell nothing of this one */
+    tt_page(e, tt_host(&e->mem, number * PAGE_SIZE))->flips = 0; /* flips at another time say nothing about now */
 }
 
 /* `changed` has a bit for each page, lowest first.  Pages stored to since the last
@@ -44,7 +44,7 @@ void tt_revert(Engine *e, const uint8_t *changed, const uint64_t digest[2])
     tt_flush_tlb(e);
 }
 
-/* Drop the blocks that were made of bytes that are others now. */
+/* Drop the blocks that were translated from bytes that have changed. */
 static void drop_changed_code(Engine *e, uint64_t host, const uint8_t *old, const uint8_t *new)
 {
     enum { PIECE = 64 };

@@ -4,7 +4,7 @@
  * QEMU drops the blocks of a page when the page's bytes change.  Going back in time, and code
  * that patches its neighbours, bring the same bytes again soon; a block is a function of these
  * bytes and of how it is entered, so translating it anew gives what was there before.  Its host
- * code still is: QEMU frees none until its buffer is full.
+ * code is also still in memory: QEMU frees none until its buffer is full.
  *
  * So each block is noted with a copy of its guest code.  When QEMU asks for a block that was
  * dropped and whose guest code is there again, QEMU's own tb_gen_code() makes it at the very

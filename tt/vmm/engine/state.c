@@ -71,7 +71,7 @@ void tt_update_hflags(Engine *e)
 
 /* ---- state -------------------------------------------------------------- */
 
-/* Parts of env that are no state: two words of ours, QEMU's breakpoint pointers,
+/* Parts of env that are not state: two words of ours, QEMU's breakpoint pointers,
  * what it noted of the last exception (dead once delivered, and the address
  * there is that of the block), what lies above 128 bits in SSE registers and one temporary (helpers leave
  * parts of the host's stack there, which no guest without AVX can see). */
@@ -114,7 +114,7 @@ static bool sound_float_status(const uint8_t *s)
 }
 
 /* Would QEMU, which trusts its own structure, stay inside of it with this state?
- * It may come from a file that somebody wrote on purpose. */
+ * The state may come from a file that was forged. */
 static bool sound(const Engine *e, const uint8_t *from)
 {
     const uint8_t *tags = from + ENV_FPSTT + 8;
@@ -134,8 +134,8 @@ static bool sound(const Engine *e, const uint8_t *from)
 }
 
 /* Put a copied state back; the holes keep what they hold.  QEMU's breakpoints
- * follow DR7: they are taken out before and put in after.  False if no CPU was
- * ever in that state: then it was not loaded, or is not to be run. */
+ * follow DR7: they are taken out before and put in after.  False if the state is
+ * impossible: then it was not loaded, or must not be run. */
 bool tt_load_state(Engine *e, const uint8_t *from)
 {
     uint32_t hflags, derived, ignored;
@@ -157,7 +157,7 @@ bool tt_load_state(Engine *e, const uint8_t *from)
     derived = HFLAGS(e);
     HFLAGS(e) = hflags;
     /* QEMU adds what comes from EFLAGS when it looks, and in 64-bit code lets SS32 follow
-     * a stack segment that nobody looks at. */
+     * a stack segment that is not used there. */
     ignored = FLAG_TF | FLAG_RF | FLAG_VM | 3 << 12 | (hflags & HF_CS64 ? HF_SS32 : 0);
     return !((hflags ^ derived) & ~ignored);
 }

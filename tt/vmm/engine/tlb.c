@@ -67,7 +67,7 @@ void tt_granted(Page *p, uint64_t vpage, bool code)
  * times the run, so it is kept from shrinking below TLB_LEAST entries. */
 void tt_flush_tlb(Engine *e)
 {
-    e->tr.tlb_epoch++; /* with that, no page knows of a right granted, or is a table in use: see tt_page() */
+    e->tr.tlb_epoch++; /* from now on no page counts as having granted rights, or as a table in use: see tt_page() */
     for (int mode = 0; mode < MMU_MODES; mode++) {
         uint64_t entries = tt_tlb_entries(e, mode), least = entries < TLB_LEAST ? entries : TLB_LEAST / 2;
         uint8_t *desc = e->tr.env + tt_layout.tlb_desc + mode * tt_layout.tlb_desc_size;

@@ -15,7 +15,7 @@ uint64_t tt_read_entry(Engine *e, uint64_t paddr, int size)
 {
     uint64_t v = 0;
     if (paddr + size > e->mem.size)
-        return ~0ull >> (64 - 8 * size); /* a bus with nobody on it */
+        return ~0ull >> (64 - 8 * size); /* nothing is there: the bus reads as all ones */
     tt_fresh(e, paddr, size);
     memcpy(&v, tt_at(&e->mem, paddr), size);
     return v;

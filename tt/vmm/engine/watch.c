@@ -1,5 +1,5 @@
 /*
- * Breakpoints, watchpoints and catches that cost nothing where they are not.
+ * Breakpoints, watchpoints and catches; blocks and pages without any cost nothing.
  *
  * A block that holds a breakpoint always calls block_slow(), which cuts it so
  * that the next one begins there.  A page that holds watched bytes gets TLB
@@ -21,8 +21,8 @@ static bool is_among(const uint64_t *addrs, int count, uint64_t addr)
     return false;
 }
 
-/* Replace all breakpoints; `addrs` are linear.  Blocks know from when they were made at which
- * addresses to look; those stay known, so that setting a breakpoint again costs nothing. */
+/* Replace all breakpoints; `addrs` are linear.  A block keeps from when it was made at which addresses
+ * to look; those stay marked, so that setting a breakpoint again costs nothing. */
 bool tt_set_breaks(Engine *e, const uint64_t *addrs, int count)
 {
     enum { MARKS_KEPT = 512 };
@@ -51,7 +51,7 @@ bool tt_set_breaks(Engine *e, const uint64_t *addrs, int count)
     return true;
 }
 
-/* Whoever set the breakpoints knows that the CPU is at this instruction: do not stop before it again. */
+/* The caller that set the breakpoints knows that the CPU is at this instruction: do not stop before it again. */
 void tt_pass_break(Engine *e)
 {
     e->no_break_at = tt_tick(e);
