@@ -103,7 +103,7 @@ def test_timeout_and_prompt_hold_from_where_they_stand() -> None:
         ("expect /a", "a.console:1: the regex is not closed: put a / at its end"),
         (r"expect /a\/", "a.console:1: the regex is not closed: put a / at its end"),
         ("expect /a(/", "a.console:1: /a(/ is no regex: missing ), unterminated subpattern at position 1"),
-        ("expect /a*/", "a.console:1: /a*/ matches nothing at all, so it would match at once"),
+        ("expect /a*/", "a.console:1: /a*/ matches empty text, so it would match at once"),
         ("expect /a/x", "a.console:1: 'x' behind the regex: only i (any case) may stand there"),
         ("expect /a/ or worse", "a.console:1: 'worse' is no verdict: write good, bad or skip behind 'or'"),
         (

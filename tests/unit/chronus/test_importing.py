@@ -159,7 +159,7 @@ def test_a_search_over_images_tells_what_an_image_is(
     assert line.count("\n") == 1
     assert "w0 is an empty disk" in line and "@day0" in line
     assert main([*ask, "--good", "w5"]) == 2
-    assert "amid the import" in capsys.readouterr().err
+    assert "inside the import" in capsys.readouterr().err
     assert main([*ask, "--good", "@day0", "--bad", "w80"]) == 2
     assert "give @day" in capsys.readouterr().err
     for more in ([], ["--writes"]):

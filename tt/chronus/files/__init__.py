@@ -1,1 +1,1 @@
-"""Looking into the file systems of the past: files, what differs, and disks with some files exchanged."""
+"""File systems at past instants: their files, what differs, and disks with some files exchanged."""

@@ -1,8 +1,8 @@
 """Every write at which a file changed, found without looking at the writes that cannot have changed it.
 
-What a look at a path finds follows from the blocks that it read.  Until one of those is written to, the
-answer stays as it is, and writes are passed over by their places alone.  On ext the journal is among
-those blocks; there a look is only taken again where its newest transactions reach what was read.
+Looking a path up reads some blocks, and the result depends on those alone.  A write that touches none of them
+cannot change it, and is skipped without reading its contents.  On ext the journal is among those blocks;
+after a write to it, the path is only looked up again if the newest transactions touch what was read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KEPT = 8192  # blocks of 4 KB
 
 @dataclass(frozen=True)
 class BlameEntry:
-    """A write that changed a file: it was one thing at instant `before`, and another at `after`."""
+    """A write that changed a file: the file at instant `after` differs from that at `before`."""
 
     before: int
     after: int
@@ -47,15 +47,15 @@ def blame(
     """Yield the writes that changed what is at `path`, between two instants, oldest first.
 
     A link at the end of `path` is not followed; a directory changes as names in it come and go.  With
-    `times`, changes of nothing but times count.  What cannot be read is not there.  Raises `BadInput` where
-    no file system can be read at the first instant nor at the last.
+    `times`, changes of nothing but times count.  A file that cannot be read counts as missing.  Raises
+    `BadInput` where no file system can be read at the first instant nor at the last.
     """
     begin = history.first if first is None else first
     view = history.at(begin)
     tree = Tree(view)
     try:
         name, inside = tree.place(path)
-    except BadInput:  # there is nothing yet
+    except BadInput:  # no file system yet
         tree = Tree(history.at(history.count if last is None else last))
         name, inside = tree.place(path)
     layout = _Layout(view, name)
@@ -68,7 +68,7 @@ def blame(
         before = before if written else write.number - 1
         written.append(write.blocks)
         if history.images and history.inside_image(write.number):
-            continue  # an image came at once: all of it is one change
+            continue  # all writes of an imported image are one change
         touching = [blocks for blocks in written if look.depends_on(blocks)]
         written.clear()
         if not touching:
@@ -81,7 +81,7 @@ def blame(
 
 
 class _Kept:
-    """What was read of the disk lately, as it is after the newest write that was stepped over."""
+    """The blocks that were read lately, with their contents after the newest write given to `step`."""
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -98,7 +98,7 @@ class _Kept:
 
 
 class _KeptView(Instant):
-    """An instant that is read through what was kept, for as long as it is the newest."""
+    """An instant that is read through the kept blocks, as long as these belong to it."""
 
     def __init__(self, kept: _Kept, number: int) -> None:
         super().__init__(kept.history, number)
@@ -118,7 +118,7 @@ class _KeptView(Instant):
 
 
 class Spans:
-    """Numbers of blocks, as ranges, so that those of a large file take no room."""
+    """Numbers of blocks, as ranges, so that those of a large file take little memory."""
 
     def __init__(self, blocks: Iterable[int], ranges: Iterable[tuple[int, int]] = ()) -> None:
         self._starts: list[int] = []
@@ -131,20 +131,20 @@ class Spans:
                 self._ends.append(end)
 
     def meet(self, blocks: range) -> bool:
-        """Whether any of `blocks`, neighbours, is among them."""
+        """Whether any of the neighbouring `blocks` is among them."""
         at = bisect_right(self._starts, blocks.stop - 1) - 1
         return at >= 0 and self._ends[at] > blocks.start
 
 
 class _Layout:
-    """Where a volume lies, and the blocks of 4 KB that say so; `volume` is None where there is none."""
+    """A volume's place on the disk, and the 4 KB blocks that define it; `volume` is None if missing."""
 
     def __init__(self, view: DiskView, name: str) -> None:
         tracked = TrackedView(view)
         volumes = tracked.image().volumes
         self.name = name
         self.volume = next((volume for volume in volumes if volume.name == name), None)
-        # Where tables of partitions are, no volume is; what is read inside one is looked at on its own.
+        # Partition tables lie outside of all volumes; the blocks read inside a volume are noted by `_Look`.
         self.watch = Spans(
             block
             for block in tracked.reads
@@ -157,7 +157,7 @@ class _Layout:
 
 
 class _Look:
-    """What was found at a path at one instant, and what that depends on."""
+    """What was found at a path at one instant, and the blocks on which that depends."""
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ class _Look:
         return self._opened.meet(blocks) or self._below.meet(blocks) or self._layout.watch.meet(blocks)
 
     def again(self, view: DiskView, written: set[int]) -> _Look:
-        """Look again, after a write to `written`, the first since that it may depend on."""
+        """Look again, after the first write that may change the result; it touched the blocks `written`."""
         layout = self._layout
         unsure = bool(self.error) or layout.volume is None or layout.volume.type not in READABLE
         if unsure or any(layout.watch.meet(range(block, block + 1)) for block in written):
@@ -282,7 +282,7 @@ def _change(old: _Look, new: _Look) -> Change | None:
     elif old.files is not None and new.files is not None:
         ways = tree_ways(old.files, new.files, old._path)
     else:
-        ways = ("contents",)  # of another file system altogether
+        ways = ("contents",)  # the file system itself is another one
     return Change(path, "changed", ways, "", old.side, new.side) if ways else None
 
 

@@ -17,11 +17,11 @@ _INVERSE: dict[ChangeKind, ChangeKind] = {"added": "removed", "removed": "added"
 
 @dataclass(frozen=True)
 class LogEntry:
-    """A burst, the files that are others after it, and what its blocks belong to.
+    """A burst, the files that differ after it, and what its blocks belong to.
 
-    `changes` are those that a guest would see that starts from the instant after the burst instead of
-    the one before; what was written of files that no directory knows of yet is in `regions` only.
-    `notes` says what could not be looked into.
+    `changes` are what a guest started from the instant after the burst would find different from one started
+    before it; data of files that have no name in a directory yet is in `regions` only. `notes` says what
+    could not be read.
     """
 
     burst: Burst
@@ -56,7 +56,7 @@ def single_writes(writes: Sequence[Write]) -> list[Burst]:
 
 
 def inverted(change: Change) -> Change:
-    """Return what is the change from the new side to the old one."""
+    """Return the same change in the other direction, from the new side to the old one."""
     kind = _INVERSE.get(change.kind, change.kind)
     if change.kind == "renamed":
         return replace(

@@ -23,7 +23,7 @@ LETTERS: dict[ChangeKind, str] = {"added": "A", "removed": "D", "changed": "M", 
 
 @dataclass(frozen=True)
 class ExtLocation:
-    """Where a file of an ext volume is; `written` holds the blocks that the other view may have otherwise."""
+    """Where a file of an ext volume is; `written` holds the blocks that may differ in the other view."""
 
     volume: ExtVolume
     inode: Inode
@@ -34,7 +34,7 @@ class ExtLocation:
 class Side:
     """A file in one of two views: `node`, and `read`, which returns its contents up to a bound in bytes.
 
-    `identity` is the same for a file under another name, and `place` is where it is; None where the file
+    `identity` stays the same when a file gets another name, and `place` is where it is; None where the file
     system has no such thing.  `read` raises `BadInput` for what is damaged or too large.
     """
 
@@ -78,7 +78,7 @@ class Change:
 
     @property
     def only_times(self) -> bool:
-        """Whether nothing that a reader would call a change happened: times, or links to a directory."""
+        """Whether only minor things changed: times, or a directory's count of links."""
         return self.kind == "changed" and not set(self.what) - {"time"}
 
     def contents(self) -> tuple[bytes | None, bytes | None]:
@@ -110,7 +110,7 @@ class Change:
         return [*lines, f"--- {left}", f"+++ {right}", *unified(lines_of(old), lines_of(new), context)]
 
     def counts(self) -> tuple[int, int] | None:
-        """Return how many lines were added and removed, None for what is no text or cannot be read."""
+        """Return how many lines were added and removed, None if it is not text or cannot be read."""
         try:
             old, new = self.contents()
         except BadInput:
@@ -124,7 +124,7 @@ class Change:
         return sum(line[:1] == "+" for line in lines), sum(line[:1] == "-" for line in lines)
 
     def describe(self) -> str:
-        """Return in which ways a file differs, with what it was and became, in a line."""
+        """Return one line about the ways in which a file differs, with the old and the new values."""
         if self.old is None or self.new is None:
             return ""
         ways = [way for way in self.what if way != "time" or self.only_times]
@@ -151,9 +151,9 @@ class Change:
 
 
 def pair_renames(changes: Iterable[Change]) -> list[Change]:
-    """Make one change "renamed" of each file that was removed here and added there.
+    """Join the removal and the addition of the same file, under two names, into one change "renamed".
 
-    What moved along inside a renamed directory is left out, unless it changed as well.
+    Files that moved only because a directory above them was renamed are left out.
     """
     listed = list(changes)
     gone: dict[object, list[Change]] = {}

@@ -1,4 +1,4 @@
-"""Files of the past in a folder, which moves from instant to instant by what changed between them."""
+"""A folder with the files of one instant; to go to another instant, only what changed is written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Checkout:
         self._index: DiskIndex | None = None
 
     def move(self, view: DiskView) -> None:
-        """Make the folder what `view` holds; raises as `extract` does."""
+        """Make the folder hold the files of `view`; raises as `extract` does."""
         here = self._view
         written = blocks_between(here, view) if here is not None else None
         if written is not None and self._index is not None and self._untouched():
@@ -54,7 +54,7 @@ class Checkout:
         self._note()
 
     def fingerprint(self) -> bytes:
-        """Return 16 bytes that are the same for the same files."""
+        """Return a digest of the files, 16 bytes."""
         digest = blake2b(digest_size=16)
         for path in sorted(self._digests):
             digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + self._digests[path])
@@ -99,7 +99,7 @@ class Checkout:
         self._note()
 
     def _digest(self, node: Node) -> bytes:
-        """Return what a probe can see of a file: not its times, which change for nothing."""
+        """Return what of a file goes into the digest: not its times, which often change alone."""
         s = node.stat
         digest = blake2b(repr((s.kind, s.mode, s.uid, s.gid, s.rdev, node.link)).encode(), digest_size=16)
         if s.kind == "file":
@@ -115,7 +115,7 @@ class Checkout:
         return digest.digest()
 
     def _note(self) -> None:
-        """Write the manifest, and remember what the files look like, so that a meddling probe is noticed."""
+        """Write the manifest, and remember the files' state, so that changes made by a probe are noticed."""
         with self.manifest.open("w") as f:
             for path in sorted(self.nodes):
                 node = self.nodes[path]

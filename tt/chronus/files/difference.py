@@ -27,7 +27,7 @@ __all__ = ["Change", "DiskIndex", "OpenVolume", "Side", "diff", "pair_renames", 
 
 _DEEPEST = 255  # directories in a path
 _MAX_NOTES = 20
-_AT_ONCE = 256  # blocks that are compared at once where nobody knows what was written
+_AT_ONCE = 256  # blocks that are compared at once where it is not known what was written
 
 
 def diff(old: DiskView, new: DiskView, changed_blocks: Collection[int] | None = None) -> list[Change]:
@@ -42,7 +42,7 @@ def diff(old: DiskView, new: DiskView, changed_blocks: Collection[int] | None = 
 
 @dataclass
 class OpenVolume:
-    """A volume of a disk: its index if it is ext, else its file system; or why it has neither."""
+    """A volume of a disk: its index if it is ext, else its file system; or the reason why it has neither."""
 
     volume: Volume
     index: VolumeIndex | None = None
@@ -51,9 +51,9 @@ class OpenVolume:
 
 
 class DiskIndex:
-    """All files of a disk at one instant, ready to go to another; see `VolumeIndex`.
+    """All files of a disk at one instant; `move` goes to another; see `VolumeIndex`.
 
-    `notes` says of the last move what its list of changes does not hold.
+    `notes` says which changes the list of the last move lacks, and why.
     """
 
     def __init__(self, view: DiskView) -> None:
@@ -97,7 +97,7 @@ class DiskIndex:
         return changes
 
     def prefix(self, name: str) -> str:
-        """Return what goes before a path on a volume: nothing for the root's, else `vda2:`."""
+        """Return the prefix of paths on a volume: empty for the root volume, else `vda2:`."""
         return "" if name == self.root else f"{name}:"
 
     # ---- inside
@@ -120,7 +120,7 @@ class DiskIndex:
         return after, list(self._compare(before, after))
 
     def _moved(self, name: str, index: VolumeIndex, moved: Moved) -> Iterator[Change]:
-        """Name what an index passed."""
+        """Yield the changes of files between the two instants of a move."""
         old, new = _affected(index, moved, True), _affected(index, moved, False)
         prefix = self.prefix(name)
         written = moved.blocks
@@ -183,7 +183,7 @@ class DiskIndex:
                 except BadInput:
                     continue
                 found.add(path)
-                if kind == "directory" and path.count("/") < _DEEPEST:  # one may be inside itself
+                if kind == "directory" and path.count("/") < _DEEPEST:  # a damaged one may contain itself
                     stack.append(path)
                 if len(found) > MAX_PATHS:
                     raise BadInput(f"{files.where} has over {MAX_PATHS} files: too many to list")
@@ -268,7 +268,7 @@ def _affected(index: VolumeIndex, moved: Moved, old: bool) -> dict[str, int]:
 def ext_side(
     name: str, path: str, volume: ExtVolume, number: int | None, written: Collection[int] | None = None
 ) -> Side | None:
-    """Return a file of an ext volume; one whose inode cannot be read is not there."""
+    """Return a file of an ext volume; one whose inode cannot be read counts as missing."""
     if not number:
         return None
     try:
@@ -291,7 +291,7 @@ def _read_inode(volume: ExtVolume, inode: Inode, path: str, limit: int) -> bytes
 
 
 def tree_side(shown: str, path: str, files: FileSystem[Any]) -> Side:
-    """Return the file at `path` of a file system of any kind, to be called `shown`."""
+    """Return the file at `path` of a file system of any kind; `shown` is its path in reports."""
     stat = files.lstat(path)
     link = files.readlink(path) if stat.kind == "symlink" else None
     return Side(Node(shown, stat, link), partial(_read_path, files, path))

@@ -1,8 +1,8 @@
-"""An index of an ext file system: who holds a block, what is called how; and how it moves to another instant.
+"""An index of an ext file system: the inode that holds a block, and the names that lead to an inode.
 
 Built once, by one pass over the tables of inodes and one over the directories.  From then on it moves
 between instants of the same disk by looking only at what was written between them, forwards or
-backwards, and tells what that changed.
+backwards, and reports what changed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Owners:
         self._maps: dict[int, frozenset[int]] = {}
 
     def put(self, inode: int, held: Held | None) -> None:
-        """Say what an inode holds now."""
+        """Set the blocks that an inode holds."""
         self._maps.pop(inode, None)
         for run in self._runs.pop(inode, ()):
             for chunk in _chunks_of(run):
@@ -68,7 +68,7 @@ class Owners:
         return [inode for start, count, inode in there if start <= block < start + count]
 
     def maps(self, inode: int, block: int) -> bool:
-        """Whether a block of an inode says where others lie, rather than being contents."""
+        """Whether a block of an inode maps other blocks, rather than holding contents."""
         return block in self._maps.get(inode, ())
 
 
@@ -78,7 +78,7 @@ def _chunks_of(run: Run) -> range:
 
 @dataclass
 class Moved:
-    """What an index passed when it moved from `old` to `new`.
+    """What differs between `old` and `new`, found when an index moved from one to the other.
 
     `inodes`: those whose bytes may differ, with the blocks of their contents that were written to.
     `entries`: (directory, name) -> (inode before, inode after), 0 for none.
@@ -92,13 +92,13 @@ class Moved:
 
 
 class Geometry(Exception):  # noqa: N818 - not an error, a turn
-    """The two file systems are not laid out alike, so that blocks say nothing."""
+    """The two file systems are laid out differently, so that they cannot be compared block by block."""
 
 
 class VolumeIndex:
     """The files of `volume`; raises `BadInput` for a file system that is too large or too damaged.
 
-    A directory or file that is damaged alone is passed over, and is in `broken`.
+    A single damaged directory or file is left out, and listed in `broken`.
     """
 
     def __init__(self, volume: ExtVolume) -> None:
@@ -136,7 +136,7 @@ class VolumeIndex:
         return next(self.paths(inode, old), None)
 
     def directory_path(self, directory: int, old: bool = False) -> str | None:
-        """Return a directory's path without a slash at its end, None where it hangs in the air."""
+        """Return a directory's path without a slash at its end, None where no path leads to it."""
         key = directory, old
         if key not in self._known_paths:
             self._known_paths[key] = self._climb(directory, old)
@@ -202,7 +202,7 @@ class VolumeIndex:
     # ---- inside
 
     def _look_again(self, moved: Moved, again: set[int]) -> None:
-        """Take in the inodes of `again`, and note which names came and went."""
+        """Read the inodes of `again` anew, and note which names were added and removed."""
         self.volume = moved.new
         self.broken -= again
         listed: dict[int, dict[str, int] | None] = {}
@@ -222,7 +222,7 @@ class VolumeIndex:
     def _take(self, inode: Inode) -> dict[str, int] | None:
         """Note what an inode holds, and return its names if it is a directory, else None."""
         number = inode.number
-        if number != RESIZE:  # its map is of blocks kept for growing, in a form of its own
+        if number != RESIZE:  # it maps blocks that are reserved for growing, in another format
             try:
                 self.owners.put(number, self.volume.held(inode))
             except _DAMAGE:
@@ -237,7 +237,7 @@ class VolumeIndex:
         return None
 
     def _rename(self, directory: int, listed: dict[str, int] | None) -> dict[str, tuple[int, int]]:
-        """Give a directory its names; return those that came, went or lead elsewhere: (before, after)."""
+        """Set a directory's names; return those added, removed or with another inode: (before, after)."""
         before = self.names.pop(directory, {})
         if listed is not None:
             self.names[directory] = listed

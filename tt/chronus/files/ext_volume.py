@@ -1,4 +1,4 @@
-"""An ext file system as one instant shows it, seen from below: its blocks, its inodes, its layout.
+"""The structures of an ext file system at one instant: its blocks, its inodes, its layout.
 
 What is compared here are *logical* blocks: a block as it will be once the journal has been replayed.
 A write to the journal changes the logical blocks of its transaction at the moment that its commit block
@@ -58,7 +58,8 @@ class ExtVolume(ExtFileSystem):
     """An ext file system in `stream`, with a view of what lies where.
 
     `reads`, where it is not None, notes the logical blocks that are read.  `budget`, where it is not None,
-    is how many reads and runs `held` may still take: damage can claim more than there is.
+    is how many reads and runs `held` may still take: a damaged file system may claim to hold more than the
+    disk.
     """
 
     def __init__(self, stream: BinaryIO, where: str) -> None:
@@ -159,7 +160,7 @@ class ExtVolume(ExtFileSystem):
         return sorted(((table.start, table) for table in self.tables), key=lambda pair: pair[0])
 
     def inodes_in(self, block: int) -> range:
-        """Return the numbers of the inodes that lie in a block; none where it is of no table."""
+        """Return the numbers of the inodes that lie in a block; none where it is not part of a table."""
         at = bisect_right(self._starts, block, key=lambda pair: pair[0]) - 1
         if at < 0:
             return range(0)
@@ -265,7 +266,7 @@ class ExtVolume(ExtFileSystem):
         return inode.flags & _USER_FLAGS, found
 
     def generation(self, inode: Inode) -> int:
-        """Return what tells apart two lives of the same inode number."""
+        """Return a value that changes when an inode number is freed and used again."""
         number: int = struct.unpack_from("<I", inode.body, 0x64)[0]
         return number
 
@@ -277,7 +278,7 @@ class ExtVolume(ExtFileSystem):
         return (inode.mtime + ((extra & 3) << 32)) * 10**9 + (extra >> 2)
 
     def directory(self, inode: Inode) -> dict[str, int]:
-        """Return the names in a directory, without `.`, `..` and what is no name; `ValueError` for damage."""
+        """Return the names in a directory, without `.`, `..` and invalid names; `ValueError` for damage."""
         found = dict(self._directory(inode))
         return {name: number for name, number in found.items() if name not in (".", "..") and "/" not in name}
 
@@ -321,7 +322,7 @@ class ExtVolume(ExtFileSystem):
         self._cached.clear()
 
     def write_block(self, number: int, data: bytes, record: Record) -> None:
-        """Let a block be `data` from now on, because of a record of a fast commit."""
+        """Replace a block's contents by `data`, because of a record of a fast commit."""
         self._cached.pop(number, None)
         super().write_block(number, data, record)
 
@@ -344,7 +345,7 @@ class ExtVolume(ExtFileSystem):
 def candidates(old: ExtVolume, new: ExtVolume, written: set[int]) -> set[int]:
     """Return the logical blocks that may differ, where the blocks of `written` were written to between them.
 
-    It is exact but for writes of the same contents: a block that is not among them is the same.
+    A block that was written with the contents it had may be among them; one that is not is the same in both.
     """
     found = set(written)
     for block in old.newer.keys() | new.newer.keys():
@@ -352,7 +353,7 @@ def candidates(old: ExtVolume, new: ExtVolume, written: set[int]) -> set[int]:
         if one != two or (one is not None and one.block in written):
             found.add(block)
         else:
-            found.discard(block)  # both show the journal's copy: what lies in its place is not seen
+            found.discard(block)  # both views show the journal's copy, not the block itself
     return found
 
 

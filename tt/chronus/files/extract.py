@@ -1,6 +1,6 @@
 """Taking files out of the past, into a folder, so that nothing can escape from it.
 
-A disk's file system is not trusted.  Names that are none ("..", with a slash) are left out; nothing is
+A disk's file system is not trusted.  Invalid names ("..", or with a slash) are left out; nothing is
 written through a symbolic link; links are rewritten so that they stay inside the folder; devices, sockets and
 pipes are not made, and no file is set-user-ID.
 """
@@ -77,7 +77,7 @@ def put(tree: Tree, node: Node, inside: str, root: int, found: Extracted, limit:
     """Put one file at `inside` (its path in the volume) below the folder open as `root`."""
     parts = [part for part in inside.split("/") if part]
     if any(part in (".", "..") or "\0" in part for part in parts):
-        found.left_out.append(f"{printable(node.path)}: no name for a file")
+        found.left_out.append(f"{printable(node.path)}: not a valid file name")
         return
     found.nodes[node.path] = node
     if not parts:

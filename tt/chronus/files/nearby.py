@@ -1,4 +1,4 @@
-"""What may differ between two views of one disk, so that nobody needs to look at the rest."""
+"""Which blocks may differ between two views of one disk, so that only those need to be compared."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from tt.chronus.store.view import DiskView
 
 
 def blocks_between(one: DiskView, other: DiskView) -> set[int] | None:
-    """Return the blocks of 4 KB that were written to between two views, None where they are no kin.
+    """Return the blocks of 4 KB that were written to between two views, None if they are not related.
 
-    Kin are the instants of one history, and what patches made of them.
+    Related are the instants of one history, and the patched disks made from them.
     """
     left, blocks = _origin(one)
     right, more = _origin(other)

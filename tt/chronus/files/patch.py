@@ -1,8 +1,7 @@
 """A disk with some of its files in the state that they have at another instant.
 
 `Patcher` takes changes (`tt.chronus.files.difference`) that lead from its disk to another, and makes
-disks to which some of them were done.  Nothing is written but temporary copies: the result is a view
-like any other.
+disks with some of them applied.  Only temporary copies are written: the result is a view like any other.
 """
 
 from __future__ import annotations
@@ -25,10 +24,9 @@ _BOOT = 1024  # bytes before an ext superblock, which belong to a boot loader
 
 @dataclass(frozen=True)
 class Delta:
-    """What can be done to a disk or left, as one: a file that changed, or all names of one that has several.
+    """Changes that are applied together or not at all: of one file, with all its names if it has several.
 
-    `blocks` are for what is no file (a swap volume, the boot sector): offset in bytes -> contents as they
-    became.
+    `blocks` are changes outside of files (a swap volume, the boot sector): offset in bytes -> new contents.
     """
 
     name: str
@@ -59,21 +57,21 @@ class PatchedDisk(DiskView):
 
 
 def reverse(change: Change) -> Change:
-    """Return the change that undoes a change; a renamed file's is of two, so it is refused."""
+    """Return the change that undoes a change; a rename stands for two changes, so it is refused."""
     if change.kind == "renamed":
-        raise ValueError("a rename is undone as what it was made of: see `pair_renames`")
+        raise ValueError("undo a rename as a removal and an addition: see `pair_renames`")
     kind = _OPPOSITE.get(change.kind, change.kind)
     return replace(change, kind=kind, before=change.after, after=change.before)
 
 
 def undo(delta: Delta, disk: DiskView) -> Delta:
-    """Return the delta that undoes `delta`; `disk` is as it was before that."""
+    """Return the delta that undoes `delta`; `disk` is the disk before `delta`."""
     blocks = {at: disk.read(at // SECTOR, len(data) // SECTOR) for at, data in delta.blocks.items()}
     return Delta(delta.name, tuple(reverse(change) for change in delta.changes), blocks)
 
 
 def deltas(changes: Iterable[Change]) -> list[Delta]:
-    """Return what of `changes` is to be done or left as one, by path; what only follows from others is not.
+    """Group `changes` into deltas, by path; a change that only follows from others is left out.
 
     A directory whose times changed follows from what changed in it, and a file's count of links from
     the names that it got or lost.  Names of one file that has several belong together.
@@ -116,7 +114,7 @@ def raw_deltas(old: DiskView, new: DiskView, written: Iterable[int]) -> list[Del
 
 
 class Patcher:
-    """Makes disks that are `disk` after some changes.
+    """Makes copies of `disk` with some changes applied.
 
     The copies that the tools work on are made once.  Close it, or use it with `with`.
     """
@@ -141,8 +139,8 @@ class Patcher:
     def apply(self, chosen: Sequence[Delta], others: Sequence[Delta] = ()) -> PatchedDisk:
         """Return the disk after the changes of `chosen`.
 
-        Of `others` those are done too that the chosen cannot be without: a new directory for a new file
-        in it, the removal of what is in a directory that goes.  Raises `BadInput` where the file system is
+        Those of `others` that the chosen ones need are applied too: a new directory for a new file in it, the
+        removal of the files in a directory that is removed.  Raises `BadInput` where the file system is
         damaged, has no room, or a tool is missing.
         """
         pieces: dict[int, bytes] = {}
@@ -190,7 +188,7 @@ def _is_cause(change: Change) -> bool:
 
 
 def _closure(wanted: Mapping[str, Change], available: Mapping[str, Change]) -> dict[str, Change]:
-    """Add to `wanted` what its changes cannot be without."""
+    """Add to `wanted` the changes that those in it need."""
     found = dict(wanted)
     for path, change in wanted.items():
         if change.new is not None:

@@ -1,4 +1,4 @@
-"""Changing files on an ext volume by e2fsprogs: debugfs does what is asked, e2fsck sees that it is sound."""
+"""Changing files on an ext volume with e2fsprogs: debugfs makes the changes, e2fsck checks the result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _WARNINGS = b"debugfs "  # its first line on stderr is its version
 class ExtEditor:
     """An ext volume of a disk, of which changed versions can be made.
 
-    First the journal is replayed and what a mount would tidy up is tidied up, by `e2fsck -p`.  What is
+    First the journal is replayed and what a mount would clean up is cleaned up, by `e2fsck -p`.  What is
     changed then is checked, and repaired where the volume was not sound in the first place.
     """
 
@@ -84,7 +84,7 @@ class ExtEditor:
             return int.from_bytes(f.read(4), "little")
 
     def _newest_time(self) -> int:
-        """Return the time of the last mount or write: the tools' clock, so that results do not vary."""
+        """Return the time of the last mount or write: it becomes the tools' clock, for stable results."""
         with self._scratch.path.open("rb") as f:
             f.seek(1024 + 0x2C)
             mounted, written = f.read(4), f.read(4)
@@ -100,7 +100,7 @@ class ExtEditor:
             raise BadInput(f"files on {self._where} cannot be changed: debugfs: {reason}")
 
     def _check(self, *ways: str) -> None:
-        """Check in the ways given, until one leaves it sound; raises `BadInput` where none does."""
+        """Run e2fsck in the given ways, until one finds the volume sound; raises `BadInput` if none."""
         reason = ""
         for how in ways:
             done = run_tool([self._e2fsck, how, str(self._scratch.path)], now_s=self._now)
@@ -123,7 +123,7 @@ class _Recipe:
         self._count = 0
 
     def lines(self) -> list[bytes]:
-        """Return all commands: first what goes, the deepest first; then what comes; then how it is."""
+        """Return all commands: first removals, the deepest paths first; then new files; then attributes."""
         found: list[bytes] = []
         for path in sorted(self._changes, reverse=True):
             change = self._changes[path]
@@ -164,7 +164,7 @@ class _Recipe:
         node = side.node
         folder, name = path.rpartition("/")[::2]
         # New names are given bare: `write` takes them as they are, and the others take /x to be in the
-        # directory where one stands.
+        # current directory.
         yield _command(b"cd", folder or "/")
         if node.stat.kind == "directory":
             yield _command(b"mkdir", name)

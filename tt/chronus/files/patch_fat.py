@@ -62,7 +62,7 @@ class FatEditor:
     @contextmanager
     def _opened(self) -> Iterator[_Writable]:
         with self._scratch.path.open("r+b") as f, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it tells of dirty flags
+            warnings.simplefilter("ignore")  # it warns of dirty flags
             try:
                 volume = _Writable(f, self._where)
                 yield volume
@@ -93,12 +93,12 @@ def _apply(volume: _Writable, changes: Mapping[str, Change]) -> None:
 
 
 def _goes(change: Change) -> bool:
-    """Whether a file is made anew, rather than described anew."""
+    """Whether a file is written again, rather than only given new attributes."""
     return change.before is None or change.after is None or bool(set(change.what) & {"contents", "type"})
 
 
 class _Fat(PyFat):  # type: ignore[misc]
-    """The library's volume, which follows no chain of clusters for ever."""
+    """The library's volume, but a chain of clusters that loops is an error."""
 
     def __del__(self) -> None:
         """Leave the file open, and its dirty flag as it is: it belongs to the caller."""
@@ -107,7 +107,7 @@ class _Fat(PyFat):  # type: ignore[misc]
         seen = set()
         for cluster in super().get_cluster_chain(first_cluster):
             if cluster in seen or not 2 <= cluster < len(self.fat):
-                raise ValueError("a chain of clusters leads nowhere")
+                raise ValueError("a chain of clusters loops, or leaves the volume")
             seen.add(cluster)
             yield cluster
 
@@ -161,7 +161,7 @@ class _Writable(FatFileSystem):
     def describe(self, path: str, mtime: int, read_only: bool) -> None:
         """Set a file's time (seconds since 1970), and whether it is read-only."""
         *_, parent, entry = self._chain(path)
-        when = datetime.fromtimestamp(max(mtime, 315_532_800), UTC)  # it begins in 1980
+        when = datetime.fromtimestamp(max(mtime, 315_532_800), UTC)  # FAT's clock begins in 1980
         date = (min(when.year, 2107) - 1980) << 9 | when.month << 5 | when.day
         time = when.hour << 11 | when.minute << 5 | when.second // 2
         entry.wrtdate = entry.crtdate = entry.lstaccessdate = date

@@ -1,4 +1,4 @@
-"""In which ways two files differ, looking at no more of their contents than must be looked at."""
+"""In which ways two files differ, reading no more of their contents than needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tt.vmm.boot.filetree import FileSystem, Stat
 from tt.vmm.boot.journal import Run
 
 WAYS = ("type", "contents", "mode", "owner", "link", "links", "device", "attributes", "time")
-"""In which ways a file can differ, in the order in which they are told."""
+"""In which ways a file can differ, in the order in which they are reported."""
 
 _INLINE = 0x10000000
 _AT_ONCE = 64  # blocks compared at once
@@ -71,7 +71,7 @@ def tree_ways(old: FileSystem[Any], new: FileSystem[Any], path: str) -> tuple[st
 
 
 def in_order(ways: Collection[str]) -> tuple[str, ...]:
-    """Return ways in the order of `WAYS`; of what has another type, nothing else is worth telling."""
+    """Return ways in the order of `WAYS`; if the type changed, only that."""
     if "type" in ways:
         return ("type",)
     return tuple(way for way in WAYS if way in ways)

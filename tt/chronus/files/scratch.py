@@ -1,6 +1,6 @@
 """A copy of one volume of a disk, in a temporary file, for tools that change it in place.
 
-Each use says which blocks it changed, and the copy is as before again: it is made once, not once a use.
+Each use reports which blocks it changed and then undoes that, so that one copy serves many uses.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PIECE = 1 << 20
 _ZEROS = bytes(_PIECE)
 # Ordinary users often have no sbin in PATH, where Debian keeps debugfs and e2fsck.
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-_MOST_MEMORY = 4 << 20  # KB of address space: a damaged file system must not take all there is
+_MOST_MEMORY = 4 << 20  # KB of address space: a damaged file system must not make a tool use all memory
 
 
 class Scratch:
@@ -88,7 +88,7 @@ def find_tool(name: str, package: str) -> str:
 def run_tool(
     command: Sequence[str], *, now_s: int = 0, stdin: bytes = b"", most_kb: int = _MOST_MEMORY
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a tool of e2fsprogs on a file of ours, with bounds on memory and time; `now_s` is its clock.
+    """Run a tool of e2fsprogs on a temporary file, with bounds on memory and time; `now_s` is its clock.
 
     Raises `BadInput` where it takes too long or cannot be run.
     """

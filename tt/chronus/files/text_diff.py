@@ -12,7 +12,7 @@ MAX_TEXT = 8 << 20
 """Most bytes of a file that are compared line by line."""
 
 _MAX_EDITS = 2000
-_MAX_STEPS = 4_000_000  # looks at a pair of lines: seconds; what takes more is shown as all old, then all new
+_MAX_STEPS = 4_000_000  # compared lines, some seconds: beyond it, all old lines, then all new
 _PROBED = 8000  # bytes: a zero among them makes a file binary, as for git
 
 Edit = tuple[int, int, int, int]
@@ -140,7 +140,7 @@ def _hunks(found: list[Edit], context: int) -> Iterator[list[Edit]]:
 
 
 def _range(first: int, last: int) -> str:
-    """Return a hunk's range as diff(1) writes it: from 1, and for nothing the line before."""
+    """Return a hunk's range as diff(1) writes it: from 1; an empty range gets the line before."""
     count = last - first
     begin = first + 1 if count else first
     return f"{begin}" if count == 1 else f"{begin},{count}"

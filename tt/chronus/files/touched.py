@@ -21,7 +21,7 @@ class Region:
     `kind`: "file", "directory", "symlink", "map" (blocks that say where a file's others lie, and its extended
     attributes), "journal", "superblock", "group descriptors", "block bitmap", "inode bitmap", "inode table",
     "unused", "volume" (one that tt does not read) or "disk" (outside of all volumes).  `path` is what a
-    file is called, empty where it is none, or nothing leads to it; `volume` is `vda1`, empty outside.
+    file is called, empty if it is not a file or has no path; `volume` is `vda1`, empty outside.
     """
 
     volume: str

@@ -1,4 +1,4 @@
-"""The files of a disk at one instant: all its volumes under one roof.
+"""The files of a disk at one instant: with all its volumes in one tree.
 
 Paths are "/etc/fstab" on the root volume, and "vda2:/boot/x" on any: volumes are named as Linux names
 the partitions of its first virtio disk.  The root volume is the one that looks like a root, else the
@@ -93,7 +93,7 @@ class Tree:
         return found
 
     def place(self, path: str) -> tuple[str, str]:
-        """Return the volume, and the path inside it, of a path; raises `UsageError` for no absolute path."""
+        """Return the volume, and the path inside it, of a path; raises `UsageError` if it is not absolute."""
         match = _VOLUME.fullmatch(path)
         volume, inside = (match[1], match[2] or "/") if match else ("", path)
         if not inside.startswith("/"):
@@ -145,7 +145,7 @@ class Tree:
         """Yield what is at `path` and everything below it, directories before what is in them.
 
         Links are not followed.  A directory that cannot be read is passed over, as `find` does; it is
-        told of in `complaints`.
+        noted in `complaints`.
         """
         volume, inside = self.place(path)
         files = self.filesystem(volume)

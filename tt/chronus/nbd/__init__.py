@@ -1,4 +1,4 @@
-"""NBD: disks of this program for every machine and tool that speaks the network block device protocol."""
+"""An NBD server: it gives this program's disks to machines and tools that speak that protocol."""
 
 from tt.chronus.nbd.exports import Export, RawFileExport
 from tt.chronus.nbd.instants import InstantExport

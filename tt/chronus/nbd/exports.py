@@ -1,4 +1,4 @@
-"""What a server of disks needs of a disk, and a plain file as one."""
+"""The interface of a disk that can be served, and a plain file that has it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Export(Protocol):
 
     Used by several threads at once.  Memory that is handed to `write` and `write_many` belongs to the
     caller again when they return.  After `flush`, and with `fua`, what was written survives a power cut.
-    Errors are `tt.errors.TTError` or `OSError`; a client is told ENOSPC where that is what it is, else EIO.
+    Errors are `tt.errors.TTError` or `OSError`; a client is told ENOSPC if the space ran out, else EIO.
     An export may have a `description: str` for people, which clients show; and, where that is quicker
     than `read`, `read_into(offset: int, memory: memoryview) -> None`, which fills `memory`.
     """
@@ -46,10 +46,10 @@ class Export(Protocol):
         """Make bytes zeros; they may become a hole with `may_trim`."""
 
     def trim(self, offset: int, size: int) -> None:
-        """Forget bytes: what they are from now on does not matter."""
+        """Discard bytes: from now on they may read as anything."""
 
     def flush(self) -> None:
-        """Make what was written safe."""
+        """Make what was written survive a power cut."""
 
     def extents(self, offset: int, size: int) -> list[tuple[int, bool]]:
         """Return (bytes, whether they are zeros and take no room) of neighbouring parts, from `offset` on.

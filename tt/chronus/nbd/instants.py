@@ -1,4 +1,4 @@
-"""A disk as it was at an instant, served: read-only, or to be written over without touching history."""
+"""An export of a disk at one instant: read-only, or writable without changing the history."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BELOW, _OVER, _ZERO = 0, 1, 2  # where a block of 4 KB is: the view, the overla
 class InstantExport:
     """A view of a disk as an export; with `overlay`, what clients write stays in a temporary file.
 
-    The file has no name, is as long as the disk and as large as what was written, and goes when the
+    The file has no name, takes as much room as was written, and is gone when the
     export is closed.  `lock` is shared by exports whose views read from one `History`, which is not to
     be used by two threads at once.
     """
@@ -89,7 +89,7 @@ class InstantExport:
         self.zero(offset, size)
 
     def flush(self) -> None:
-        """Do nothing: an overlay is not meant to survive."""
+        """Do nothing: an overlay is discarded at the end."""
 
     def extents(self, offset: int, size: int) -> list[tuple[int, bool]]:
         """Return (bytes, whether they are zeros) of neighbouring parts, as far as the overlay knows."""

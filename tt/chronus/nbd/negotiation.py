@@ -20,7 +20,7 @@ _MAX_QUERIES = 64
 
 
 class Gone(Exception):
-    """The client left, or is to be left; the message says why, for the server's log ("" if all is well)."""
+    """The connection is to end; the message says why, for the server's log ("" if nothing is wrong)."""
 
 
 @dataclass
@@ -119,10 +119,10 @@ class _Negotiation:
         self._wire.write(nbd.OPTION_REPLY.pack(nbd.OPTION_REPLY_MAGIC, option, kind, len(data)) + data)
 
     def _by_name(self, name: bytes, no_zeroes: bool) -> Session:
-        """Answer the oldest way of taking an export, which knows no error."""
+        """Answer the oldest way of taking an export, which has no error reply."""
         export = self._exports.get(name.decode(errors="replace"))
         if export is None:
-            raise Gone("it asked for an export that there is not")
+            raise Gone("it asked for an export that does not exist")
         rest = b"" if no_zeroes else bytes(124)
         self._wire.write(nbd.EXPORT_NAME_REPLY.pack(export.size, self._flags(export)) + rest)
         return Session(export, self._structured, self._status_of is export)
@@ -153,7 +153,7 @@ class _Negotiation:
     def _info(self, option: int, data: bytes) -> Export:
         export, at = self._named(data)
         (count,) = struct.unpack_from(">H", data, at)
-        _expect(len(data) == at + 2 + 2 * count, "the list of wishes is not as long as it says")
+        _expect(len(data) == at + 2 + 2 * count, "the list of information requests is not as long as it says")
         wishes = struct.unpack_from(f">{count}H", data, at + 2)
         facts = [
             struct.pack(">HQH", nbd.INFO_EXPORT, export.size, self._flags(export)),
@@ -184,7 +184,7 @@ class _Negotiation:
             _expect(len(query) == size, "a query is not as long as it says")
             queries.append(query)
             at += 4 + size
-        _expect(at == len(data), "bytes are left behind the queries")
+        _expect(at == len(data), "there are bytes after the last query")
         wanted = nbd.BASE_ALLOCATION in queries
         if not choosing:
             wanted = wanted or not queries or b"base:" in queries

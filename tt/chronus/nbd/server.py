@@ -34,10 +34,9 @@ class Server:
     """Serves `exports`, by their names, on `listen`: `unix:PATH`, `HOST:PORT` or `PORT` (of 127.0.0.1).
 
     Without `listen`, on a socket in a folder of its own; port 0 is any free one.  Addresses beyond
-    loopback need `allow_remote`: whoever reaches the server may read and write, for NBD as it is
-    spoken here knows no passwords and no encryption.  `say` gets a line when a client misbehaves or an
-    export fails.  Raises `UsageError` for addresses and names that make no sense, `TTError` where
-    it cannot listen.
+    loopback need `allow_remote`: everybody who can reach the server can read and write, because it has no
+    passwords and no encryption.  `say` gets a line when a client misbehaves or an export fails.  Raises
+    `UsageError` for addresses and names that make no sense, `TTError` where it cannot listen.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class Server:
         return self
 
     def stop(self) -> None:
-        """Stop to listen, let requests that have arrived be done, and send the clients away."""
+        """Stop listening, finish the requests that have arrived, and close the connections."""
         if self._stopping:
             return
         self._stopping = True
@@ -139,7 +138,7 @@ class Server:
                 return
             try:
                 sock, _ = self._socket.accept()
-            except OSError:  # it left already, or no descriptors are left: others may leave
+            except OSError:  # it disconnected already, or no descriptor is free
                 time.sleep(0.01)
                 continue
             with self._mutex:
@@ -168,9 +167,9 @@ class Server:
             Transmission(sock, session, self._budget, self._say).run()
         except Gone as e:
             if str(e):
-                self._say(f"a client was left: {e}")
+                self._say(f"the connection of a client was closed: {e}")
         except OSError:
-            pass  # it vanished
+            pass  # the connection broke
         finally:
             with self._mutex:
                 del self._clients[sock]
@@ -193,7 +192,7 @@ def _tune(sock: socket.socket) -> None:
 
 
 def _listen_unix(path: Path) -> socket.socket:
-    """Listen on a path that only this user may connect to; a socket that nobody answers at is replaced."""
+    """Listen on a path that only this user may connect to; a socket without a server is replaced."""
     sock = socket.socket(socket.AF_UNIX)
     try:
         if path.is_socket():
@@ -225,7 +224,7 @@ def _listen_tcp(text: str, allow_remote: bool) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
         if not ipaddress.ip_address(address[0]).is_loopback and not allow_remote:
             raise UsageError(
-                f"{host} is not this machine alone: --allow-remote serves it to whoever reaches it, "
+                f"{host} is open to other machines: --allow-remote serves to all that reach it, "
                 "with no password and no encryption"
             )
         sock = socket.socket(family, kind, protocol)

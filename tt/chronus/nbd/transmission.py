@@ -28,7 +28,7 @@ _RUN = 256 << 10  # bytes of neighbouring reads that are read at once
 _PIECE = 256 << 10  # of a long read
 _SEND_AT = 256 << 10  # bytes of answers that are sent without waiting for more
 _MOST_BUFFERS = 1000  # of one sendmsg (IOV_MAX is 1,024)
-_SWIFT_S = 60  # for a large write to arrive whole: it holds what others may be waiting for
+_SWIFT_S = 60  # for a large write to arrive whole: it holds memory that others may be waiting for
 _MOST_EXTENTS = 4096  # of one answer
 _NO_LIMIT = struct.pack("ll", 0, 0)
 _LIMIT = struct.pack("ll", _SWIFT_S, 0)
@@ -47,7 +47,7 @@ _EPERM, _EIO, _EINVAL, _ENOSPC = 1, 5, 22, 28  # the protocol's own, "Error valu
 
 
 class Budget:
-    """Memory that connections share for large requests; who needs more than is left waits."""
+    """Memory that connections share for large requests; a request that needs more than is free waits."""
 
     def __init__(self, size: int) -> None:
         self._left = size
@@ -92,7 +92,7 @@ class Transmission:
         self._fua = False
 
     def run(self) -> None:
-        """Answer until the client leaves; raises `Gone` where that is not by its own wish, `OSError`."""
+        """Answer until the client leaves; raises `Gone` where it did not ask to, `OSError`."""
         buffer = memoryview(bytearray(_ROOM))
         begin = have = 0  # what has arrived and is not taken
         need = _HEAD  # bytes of the request at `begin`
@@ -226,7 +226,7 @@ class Transmission:
             if len(reads) == 1:
                 self._fail(reads[0][0], *self._errors(e))
                 return
-            for cookie, length in reads:  # only those that fail by themselves are told so
+            for cookie, length in reads:  # one by one: an error goes only to those that fail
                 self._reads, self._reads_begin, self._reads_end = [(cookie, length)], begin, begin + length
                 self._read()
                 begin += length
@@ -373,7 +373,7 @@ class Transmission:
             self._put(nbd.SIMPLE.pack(nbd.SIMPLE_MAGIC, code, cookie))
 
     def _errors(self, error: Exception) -> tuple[int, str]:
-        """Return the protocol's number of an error of the export, and a line about it, which is said, too."""
+        """Return the protocol's number of an error of the export, and a line about it, also logged."""
         cause = error if isinstance(error, OSError) else error.__cause__
         full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if isinstance(error, (TTError, OSError)):

@@ -35,10 +35,10 @@ _Found = TypeVar("_Found")
 TAIL = 4000  # characters of the console that a verdict keeps
 
 _MOST_TEXT = 256 << 10  # characters that a regex is tried on
-_MOST_LINE = 4000  # what a terminal takes of one line
+_MOST_LINE = 4000  # the longest line that a terminal takes
 _SHOWN = 200  # characters of a match in a verdict
-_INSTANT_S = 1e-6  # less than this is no time: guests' clocks count nanoseconds
-_QUIET_S = 0.3  # for which a prompt stands, if it is one
+_INSTANT_S = 1e-6  # a shorter rest of a time-out counts as none
+_QUIET_S = 0.3  # of silence, after which the last line counts as a prompt
 _NUDGE_S = 5.0  # of silence, after which Enter may bring a prompt that something was printed over
 _LOGIN = re.compile(r"(?<!Last )(?<!last )login: ?")
 _PASSWORD = re.compile(r"[Pp]assword: ?\Z")
@@ -56,7 +56,7 @@ _SILENT = re.compile(r"[\r\0\a]")
 class ConsoleProbe:
     """Boot, and talk to the guest as `script` (its text; `name` stands before line numbers) says.
 
-    Raises `BadInput` for a script that is none.
+    Raises `BadInput` for an invalid script.
     """
 
     script: str
@@ -189,10 +189,10 @@ class Conversation:
         self.heard.mark = match.end()
         if choice.outcome is not None:
             raise _Over(choice.outcome, self._matched(choice, match))
-        self._crash = signatures.Watch()  # if it was one, the script knows
+        self._crash = signatures.Watch()  # the script expected what was printed so far
 
     def _log_in(self, step: Login) -> None:
-        """Get from wherever the guest is to a shell's prompt."""
+        """Log in, or find the guest logged in, until it is at a shell's prompt."""
         self._ask(step, _LOGIN, "login:")
         if self._stands(step.prompt):
             return
@@ -227,7 +227,7 @@ class Conversation:
             text = f"there is no prompt to run {step.command!r} at: log in first (login USER)"
             raise _Over(Outcome.HANG, self._at(text))
         self._commands += 1
-        # What is typed is echoed: with quotes in it, which the answer has not.
+        # The guest echoes what is typed; the quotes in the echo tell it from the answer.
         typed = f"sh -c {shlex.quote(step.command)}; echo chronus'-'{self._commands}-$?-"
         if len(typed) > _MOST_LINE:
             raise ProbeError(
@@ -245,7 +245,7 @@ class Conversation:
         code = int(match[1])
         try:
             outcome = outcome_of(code, step.command, " in the guest")
-        except KeyboardInterrupt:  # the guest's own, not somebody's at this keyboard
+        except KeyboardInterrupt:  # in the guest, not at this keyboard
             where = f"{self._script.name}:{step.line}"
             raise ProbeError(f"{where}: {step.command!r} was interrupted in the guest ({code})") from None
         if outcome is not Outcome.GOOD:
@@ -255,7 +255,7 @@ class Conversation:
     # ---- waiting
 
     def _until(self, seen: Callable[[], _Found | None], within_s: float) -> _Found | None:
-        """Listen until `seen` gives something; return that, or None after `within_s`.
+        """Listen until `seen` returns something; return that, or None after `within_s`.
 
         Raises `_Over` when the guest ends or crashes, the time for everything is over, or what a step
         `whenever` looks out for appears first.
@@ -272,7 +272,7 @@ class Conversation:
     def _settle(
         self, prompt: re.Pattern[str], within_s: float, question: re.Pattern[str] | None = None
     ) -> bool:
-        """Wait until the last line is a prompt, or `question`, and nothing comes behind it for a moment.
+        """Wait until the last line is a prompt, or `question`, and nothing follows it for a moment.
 
         Where a message was printed over the prompt, Enter brings it back.
         """
@@ -317,10 +317,10 @@ class Conversation:
             raise _Over(choice.outcome or Outcome.BAD, self._matched(choice, match))
         fatal = self._crash.fatal
         if fatal:
-            raise _Over(Outcome.CRASH, self._at(f"the guest is beyond help: {fatal}"), fatal)
+            raise _Over(Outcome.CRASH, self._at(f"the guest cannot go on: {fatal}"), fatal)
 
     def _listen(self, deadline: float) -> bool:
-        """Hear what comes next; return false after `deadline`."""
+        """Read what the guest prints next; return false after `deadline`."""
         guest = self._guest
         left = min(deadline, self._limit_s) - guest.seconds
         if left > _INSTANT_S:

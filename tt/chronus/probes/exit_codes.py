@@ -1,4 +1,4 @@
-"""What a probe's exit code means: as for `git bisect run`, but what cannot be run counts as nothing."""
+"""What a probe's exit code means: as for `git bisect run`, but one that cannot be run gives no verdict."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from tt.chronus.probes.host import named_files, run_command
 from tt.chronus.search.verdicts import Outcome, ProbeVerdict
 from tt.chronus.store.view import DiskView
 
-_checkouts: dict[tuple[str, ...], Checkout] = {}  # of this process: it moves from probe to probe
+_checkouts: dict[tuple[str, ...], Checkout] = {}  # kept by this process, for its next probe
 
 
 @dataclass(frozen=True)

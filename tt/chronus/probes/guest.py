@@ -16,9 +16,9 @@ from tt.chronus.search.verdicts import Outcome, ProbeError, ProbeVerdict
 from tt.chronus.store.view import DiskView
 
 _TAIL = 4000  # characters of output and console that a verdict keeps
-_GRACE_S = 2.0  # what a guest that is beyond help may still say
+_GRACE_S = 2.0  # in which a guest that crashed may still print
 _LOOK_S = 1.0  # how often a silent guest's disk is looked at
-# A guest's own seconds count, so that a busy host changes no verdict; but none may take the host for ever.
+# A guest's own seconds count, so that a busy host changes no verdict; the host's time has a bound, too.
 _HOST_FACTOR = 5.0
 _HOST_LEAST_S = 300.0
 _INIT = ("/bin/sh", "/dev/vdb")
@@ -81,12 +81,13 @@ class GuestProbe:
             printed = guest.read(min(_LOOK_S, until_s - guest.seconds))
             last = (last + printed)[-_PROMPT_SIZE:]
             if not asked and _SHELL.search(last):
-                # Whatever started it kept its words from it, so it asks at the console what to do.
+                # The shell was started without our words (which name the script), so it reads from the
+                # console.
                 asked = True
                 guest.write(_TYPED)
             if watch.feed(printed) and not fatal:
                 until_s = min(until_s, guest.seconds + _GRACE_S)
-            if guest.seconds - looked_s >= _LOOK_S:  # a guest may have answered, and not manage to end itself
+            if guest.seconds - looked_s >= _LOOK_S:  # it may have answered, but fail to power off
                 looked_s = guest.seconds
                 answer = read_answer(guest.script_disk(), text, self.early)
                 if answer is not None:
@@ -115,7 +116,7 @@ class GuestProbe:
         shown = self.command if len(self.command) < 200 else f"{self.command[:200]}..."
         try:
             return outcome_of(code, shown, where)
-        except KeyboardInterrupt:  # the guest's own, not somebody's at this keyboard
+        except KeyboardInterrupt:  # in the guest, not at this keyboard
             raise ProbeError(f"{shown!r} was interrupted{where} (exit code {code})") from None
 
     def _text(self) -> str:

@@ -1,11 +1,11 @@
 """The script that a probed guest's first program runs, and what it leaves on its disk.
 
 The kernel is told `init=/bin/sh -- /dev/vdb`: process 1 is the guest's own shell, and its script is a second
-disk that we give it.  Nothing of the guest's is changed, and nothing is needed in it but a shell.
+disk that we give it.  Nothing in the guest is changed, and it needs only a shell.
 The script either runs the command at once (`early`), or leaves a process behind that does so when the
 system is up, and becomes the system's own init.
 
-What comes of it goes back over the same disk, not the console, where others print.  The shell has read its
+The answer goes back over the same disk, not the console, where other programs print.  The shell has read its
 script by then, so the answer is written over it, from the disk's beginning:
 
     chronus-wait CODE         `done` instead of `wait` as soon as all of it has reached the disk
@@ -27,7 +27,7 @@ OUTPUT_SIZE = 64 << 10
 DISK_SIZE = 256 << 10
 EMERGENCY = "emergency"
 
-# Plain POSIX shell, and few programs, each with a way around it: the guest may be a broken one.  All in
+# Plain POSIX shell, and few programs, each with a fallback: the guest may be a broken one.  All in
 # braces, so that the shell has read to the end before it does anything.
 _HEAD = """\
 # chronus: what to ask of this guest
@@ -68,7 +68,7 @@ chronus_ask() {{
 }}
 """
 
-# What an init would do first, and a command expects.  What fails is none of our business.
+# What an init does first, and a command relies on.  A step that fails is ignored.
 _EARLY = """
 [ -c /dev/vdb ] || [ -b /dev/vdb ] || mount -t devtmpfs devtmpfs /dev
 exec 2> /dev/null
@@ -87,8 +87,8 @@ chronus_ask
 }}
 """
 
-# systemd says itself when it is up.  Others are when no script that starts things runs any more, and for two
-# seconds on end no process was born but our own `sleep`.
+# systemd reports when it is up.  Another init counts as up when no start-up script runs any more, and for
+# two seconds in a row no process was started but our own `sleep`.
 _BOOTED = """
 chronus_busy() {{
     for chronus_file in /proc/[0-9]*/comm; do
@@ -114,7 +114,7 @@ chronus_wait() {{
     while [ $chronus_calm -lt 2 ]; do
         sleep 1
         chronus_round=$((chronus_round + 1))
-        # Who has not mounted it by now never will.
+        # An init that has not mounted it by now will not do so later.
         [ $chronus_round -eq 15 ] && [ ! -r /proc/stat ] && mount -t proc proc /proc
         if [ -d /run/systemd/system ]; then
             chronus_systemd

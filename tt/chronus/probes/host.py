@@ -17,13 +17,13 @@ from pathlib import Path
 _MOST_SCRIPT = 16 << 20
 TAIL = 4000  # characters of output that are kept
 
-_LOOK_S = 0.2  # how often somebody who wants it to end is listened to
+_LOOK_S = 0.2  # how often `cancel` is looked at
 
 
 def named_files(command: str, folder: Path | None = None) -> str:
     """Return hex digits of the contents of files that a command names: in `folder`, or absolute.
 
-    Part of a probe's key: somebody who corrects a script asks another question.
+    Part of a probe's key: with a corrected script it is another probe, and old verdicts do not count.
     """
     try:
         words = shlex.split(command)

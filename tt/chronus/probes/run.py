@@ -21,7 +21,7 @@ from tt.chronus.search.verdicts import Outcome, ProbeError, ProbeVerdict
 from tt.chronus.store.view import DiskView, TrackedView
 
 _TAIL = 4000  # characters of the console that a verdict keeps
-_READ_S = 0.2  # how long the guest is listened to before the command is looked at
+_READ_S = 0.2  # how long the guest's output is read between checks of the command
 _MOST_LINE = 4096
 
 
@@ -121,7 +121,7 @@ class RunProbe:
         return False
 
     def _judge(self, code: int | None, output: str, guest: Guest, watch: Watch) -> ProbeVerdict:
-        """Return the verdict; a guest that died says more than a command that could not reach it."""
+        """Return the verdict; a crash of the guest counts before the command's exit code."""
         console = guest.console.decode("utf-8", "replace")[-_TAIL:]
         crashed = watch.fatal or (code is None and watch.grave)
         if code is None and guest.ended is not None:

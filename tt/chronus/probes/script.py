@@ -5,7 +5,7 @@ r"""The language of `--console` scripts: a conversation on the serial console, o
     good if /REGEX/                        wait for any of several: neighbouring lines of this kind are
     bad if /REGEX/                         one wait, and what appears first decides; `skip` as well;
     next if /REGEX/                        `next` goes on below them
-    bad after 10s                          what it is when none of them appeared in time
+    bad after 10s                          the verdict when none of them appeared in time
     type TEXT                              type a line, as it stands, with Enter
     send "TEXT"                            type exactly this: \r is Enter, \n \t \e \\ \" \xHH, \cC is Ctrl-C
     login USER [PASSWORD]                  log in (or do nothing at a prompt that is there already)
@@ -339,7 +339,7 @@ class _Parser:
         except (re.error, RecursionError, OverflowError) as e:
             raise self._wrong(f"{quote}{source}{quote} is no regex: {e}") from None
         if regex.search(""):
-            raise self._wrong(f"{quote}{source}{quote} matches nothing at all, so it would match at once")
+            raise self._wrong(f"{quote}{source}{quote} matches empty text, so it would match at once")
         return regex, rest.strip()
 
     def _duration(self, text: str, usage: str) -> tuple[float, str]:

@@ -1,4 +1,4 @@
-"""What a crash is known by: the line of the console that says why the guest is beyond help."""
+"""The signature of a crash: the line of the console that says why the guest cannot go on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 _LONGEST = 160
 _LINE = 4096  # of a line longer than this the end is not looked at
 
-# What ends a guest, however long one waits.  Sources: panic() and its callers in Linux (kernel/panic.c,
+# After these lines a guest does not recover.  Sources: panic() and its callers in Linux (kernel/panic.c,
 # init/main.c, init/do_mounts.c, kernel/exit.c), initramfs-tools (/init, scripts/functions), systemd's
 # emergency.service, sysvinit's checkroot, GRUB, SeaBIOS, busybox, our own Debian guest's initrd.
 _FATAL = re.compile(
@@ -30,7 +30,7 @@ _FATAL = re.compile(
     r"|grub rescue>.*|error: no such (?:device|partition).*"
     r"|No bootable device.*|Operating system not found.*"
 )
-# What is often the beginning of the end, but a guest may live on after it.
+# These lines often come before a crash, but a guest may also keep running.
 _GRAVE = re.compile(
     r"(?:BUG: |Oops: |kernel BUG at |general protection fault|double fault|Unable to handle kernel ).*"
     r"|Internal error: .*"
@@ -41,7 +41,7 @@ _GRAVE = re.compile(
     r"|\[ *(?:FAILED|DEPEND|TIME) *\] .*"
     r"|.*: error while loading shared libraries: .*"
 )
-_WITHOUT_CAUSE = "Attempted to kill init!"  # what killed it was said before
+_WITHOUT_CAUSE = "Attempted to kill init!"  # a line before this one names the cause
 _STAMP = re.compile(r"^\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ?")
 _COLOURS = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[()][0-9A-B]|.)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -52,7 +52,7 @@ _VARIES = re.compile(r"\b(?:0x)?[0-9a-f]{9,16}\b|\b(?:pid|PID|process|CPU)[: #]+
 class Watch:
     """Look at a console as it comes.
 
-    `fatal` is the first line that ends all hope, `grave` the first bad one.
+    `fatal` is the first line after which the guest does not recover, `grave` the first serious error.
     """
 
     def __init__(self) -> None:
@@ -61,12 +61,12 @@ class Watch:
         self._line = b""
 
     def feed(self, data: bytes) -> bool:
-        """Look at what was printed next; return whether the guest is beyond help."""
+        """Look at what was printed next; return whether the guest cannot go on."""
         *lines, self._line = (self._line + data).replace(b"\r", b"\n").split(b"\n")
         for line in lines:
             self._look(line)
         self._line = self._line[:_LINE]
-        # A prompt has no end of line, and what it says stays what it says.
+        # These prompts are not followed by a newline, so they are recognized without one.
         if not self.fatal and self._line.endswith((b"(initramfs) ", b"grub rescue> ")):
             self._look(self._line)
         return bool(self.fatal)
@@ -89,7 +89,7 @@ class Watch:
 
 
 def signature(console: bytes) -> str:
-    """Return what a crash with this console is known by, the same for the same crash; nothing without one."""
+    """Return the signature of the crash on this console, equal for equal crashes; empty without a crash."""
     watch = Watch()
     watch.feed(console + b"\n")
     return watch.fatal

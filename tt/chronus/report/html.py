@@ -1,7 +1,7 @@
 """A search's result as one HTML page that needs nothing else: no scripts, no fonts, no network.
 
-Everything from the guest, the command line and the history is text, never markup, and the page allows itself
-nothing but its own style sheet.
+Everything from the guest, the command line and the history is text, never markup, and the page's security
+policy allows only its own style sheet.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def write_report(path: Path, history: History, found: Bisection, findings: Seque
 
 
 def page(history: History, found: Bisection, findings: Sequence[Finding]) -> Iterator[str]:
-    """Yield the page in pieces; `findings` are one a turn, in order, or none."""
+    """Yield the page in pieces; `findings` has one for each turn, in order, or is empty."""
     headline = _headline(history, found, findings)
     yield "<!doctype html>"
     yield '<html lang="en"><head><meta charset="utf-8">'
@@ -225,7 +225,7 @@ def _diff(written: Sequence[str]) -> Iterator[str]:
 
 
 def _is_pair(written: Sequence[str], at: int) -> bool:
-    """Whether one line went and one came in its place, with no more beside them."""
+    """Whether one line was replaced by one other, with no other change next to it."""
     around = [written[i][:1] if 0 <= i < len(written) else "" for i in range(at - 1, at + 3)]
     return around[1] == "-" and around[2] == "+" and around[0] != "-" and around[3] != "+"
 
@@ -245,7 +245,7 @@ def _marked(kind: str, sign: str, line: str, head: int, tail: int) -> str:
 
 
 def _console(history: History, found: Bisection, turn: Turn) -> Iterator[str]:
-    """Show what was said on both sides of a turn, where a guest said something."""
+    """Show what the probe and the guest printed on both sides of a turn, if anything."""
     for instant, name in ((turn.before, "before"), (turn.after, "after")):
         one = next((one for one in found.probed if one.instant == instant), None)
         if one is None or not (one.verdict.console.strip() or one.verdict.output.strip()):

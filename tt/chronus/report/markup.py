@@ -1,4 +1,4 @@
-"""Text from guests and users as HTML: nothing of it is markup, and nothing of it is invisible."""
+"""Text from guests and users as HTML: never taken as markup, and with control characters made visible."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 
 from tt.log.text import printable
 
-# What terminals take for themselves (ECMA-48, section 5.4, and OSC strings as xterm ends them).
+# Escape sequences for terminals (ECMA-48, section 5.4, and OSC strings as xterm ends them).
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]|\r(?=\n)")
 
 
@@ -17,7 +17,7 @@ def text(raw: object) -> str:
 
 
 def lines(raw: str) -> str:
-    """Return text of several lines for a <pre>, without what only moves a terminal's cursor or colours."""
+    """Return text of several lines for a <pre>, without the escape sequences for cursor and colours."""
     plain = _CONTROL.sub("", raw)
     return "\n".join(text(line.expandtabs(8)) for line in plain.split("\n"))
 

@@ -1,7 +1,8 @@
 """The search as a picture (SVG): the history from left to right, the probes from top to bottom.
 
 Above is the whole span that was searched, with its bursts of writes; where the search went into one burst,
-that is drawn again below, enlarged.  Each row shows a probe, and as a band what could still be guilty then.
+that is drawn again below, enlarged.  Each row shows a probe, and as a band the writes that could still be
+guilty then.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _BAR = 26  # height of the largest burst
 _MOST_BARS = 480
 _MOST_ROWS = 120
 _ROOMY, _CLOSE = 24, 15  # height of a row
-_FEW = 40  # rows that are roomy
+_FEW = 40  # up to so many rows have the larger height
 _ZOOMED = 0.12  # a burst that takes more of the picture than this needs no enlarging
 _SHAPES = {False: "good", True: "bad", None: "skip"}
 
@@ -160,7 +161,7 @@ def _writes(history: History, scale: Scale) -> Iterator[str]:
 
 
 def _bands(scale: Scale, found: Bisection) -> Iterator[str]:
-    """Draw what could still be guilty before each probe; of several turns that cannot be said."""
+    """Draw what could still be guilty before each probe; with several turns that is not defined."""
     if len(found.turns) != 1:
         return
     becomes_bad = found.turns[0].becomes_bad
@@ -220,7 +221,7 @@ def _mark(state: str, x: float, y: float, name: str, known: bool = False) -> str
 
 
 def _wedge(outer: Scale, inner: Scale) -> str:
-    """Return what leads from a burst to its enlargement."""
+    """Return the shape that connects a burst with its enlargement."""
     left, right = outer.x(inner.low), max(outer.x(inner.high), outer.x(inner.low) + 1)
     top, bottom = outer.bottom, inner.y + 16
     corners = (

@@ -1,6 +1,6 @@
 """The look of the HTML report: one style sheet, for light and dark."""
 
-# Colours: ink on paper of contrast 4.5 and more both ways; states differ in shape too.
+# Text has a contrast of at least 4.5, light and dark; states differ in shape, not only in colour.
 LIGHT = {
     "ink": "#1b2027", "soft": "#5a6472", "line": "#d8dee6", "paper": "#ffffff", "card": "#f5f7fa",
     "bar": "#b9c3d0", "band": "#e8eef6", "good": "#14784a", "bad": "#c02947", "skip": "#8f6000",
@@ -59,7 +59,7 @@ footer { margin-top: 56px; color: var(--soft); font-size: 13px; }
 @media print { .answer { break-inside: avoid; } pre.plain { max-height: none; } }
 """
 
-# What is drawn: kept apart so that the picture stands alone too.
+# The rules for the picture, apart from the others so that it can be used alone.
 PICTURE = """
 .name { fill: var(--soft); font: 12px system-ui, sans-serif; }
 .label { fill: var(--ink); font: 12px system-ui, sans-serif; paint-order: stroke; stroke: var(--paper);

@@ -41,7 +41,7 @@ class BootFiles:
 
 
 def boot_files(disk: DiskView, setup: Setup) -> BootFiles:
-    """Find what `disk` boots: what `setup` gives, what its recording was given by hand, or its own.
+    """Find what `disk` boots: the files of `setup`, those its recording was started with, or its own.
 
     Raises `CannotBoot` where there is nothing, or it cannot be read, and `ProbeError` for given files.
     """
@@ -70,7 +70,7 @@ def command_line(cmdline: str, setup: Setup) -> tuple[str, str]:
     """Return a command line in two parts: that of the disk, and what is added to it.
 
     With `Setup.init`, its words are followed by `chronus-init=PATH` where the disk names an init of its own,
-    and by the words that were for that one.
+    and by the words meant for that init.
     """
     own, own_init = loader.split_init(cmdline)
     added, added_init = loader.split_init(setup.append)
@@ -114,7 +114,7 @@ def recorded_machine(path: Path) -> MachineConfig:
 
 
 def _recorded(path: Path) -> BootFiles | None:
-    """Return what a recorded pc booted if it was given that by hand; None where its disk brought it."""
+    """Return what a recorded pc booted if its kernel was given as a file; None if it came from the disk."""
     config = recorded_machine(path)
     kernel = config.parts.get("kernel")
     if kernel is None or any(line.startswith(_BOOTED) for line in config.description):

@@ -12,8 +12,8 @@ from typing import IO, Any
 
 # Linux kills the child when the *thread* that made it ends (prctl(2), PR_SET_PDEATHSIG).  The request holds
 # on over exec, so a small program makes it and then becomes the command: code between fork and exec in
-# a process with threads may hang.  If the parent went in the meantime, there is nobody to work for.
-# Core files are for nobody either.
+# a process with threads may hang.  If the parent ended in the meantime, the command is not started.
+# It writes no core files.
 _BECOME = """
 import ctypes, os, resource, signal, sys
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -55,10 +55,10 @@ _queue: queue.SimpleQueue[_Request] = queue.SimpleQueue()
 
 
 def _requests() -> queue.SimpleQueue[_Request]:
-    """Return where to ask for a child: at a thread that lives as long as this process."""
+    """Return the queue of the thread that starts all children; it runs as long as this process."""
     global _thread, _queue
     with _lock:
-        if _thread is None or not _thread.is_alive():  # after a fork there is none
+        if _thread is None or not _thread.is_alive():  # a forked process does not have it
             _queue = queue.SimpleQueue()
             _thread = threading.Thread(target=_make, args=(_queue,), name="children", daemon=True)
             _thread.start()

@@ -1,4 +1,4 @@
-"""A guest's serial console as a unix socket: whoever connects sees all of it, and may type."""
+"""A guest's serial console as a unix socket: every client sees all of it, and may type."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-_KEPT = 1 << 20  # bytes of the past that a new client is given
-_MOST_BEHIND = 4 << 20  # a client that is further behind has to go
+_KEPT = 1 << 20  # bytes of earlier output that a new client is given
+_MOST_BEHIND = 4 << 20  # bytes; a client that is further behind is disconnected
 _MAX_CLIENTS = 16
 _PIECE = 65536
 
@@ -21,7 +21,7 @@ class ConsoleSocket:
     """Serves a console at `path`, from a thread of its own, to any number of clients.
 
     `type` is called with what clients write, on that thread; `feed` takes what the guest prints.
-    Closing it lets clients have what is there, and then the end of the file.
+    When it is closed, clients get the rest of the output, and then the end of the file.
     """
 
     def __init__(self, type: Callable[[bytes], object], past: bytes = b"") -> None:
@@ -29,7 +29,7 @@ class ConsoleSocket:
         self._folder = tempfile.TemporaryDirectory(prefix="chronus-console-")
         self.path = Path(self._folder.name) / "console"
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(self.path))  # in a folder that nobody else may enter
+        self._listener.bind(str(self.path))  # in a folder that only this user may enter
         self._listener.listen()
         self._listener.setblocking(False)
         self._wake, self._waker = socket.socketpair()
@@ -39,7 +39,7 @@ class ConsoleSocket:
         self._past = bytearray(past[-_KEPT:])
         self._fresh = bytearray()
         self._clients: dict[socket.socket, bytearray] = {}  # what each has still to be sent
-        self._writers: set[socket.socket] = set()  # those that may have more to say
+        self._writers: set[socket.socket] = set()  # clients that may still write
         self._over = self._closing = False
         self._selector = selectors.DefaultSelector()
         self._thread = threading.Thread(target=self._serve, name="console socket", daemon=True)
@@ -128,7 +128,7 @@ class ConsoleSocket:
         sock.close()
 
     def _pass_on(self) -> None:
-        """Send clients what they have not had, as much as they take."""
+        """Send clients the output that they have not received yet, as much as they take."""
         with self._lock:
             fresh, self._fresh = bytes(self._fresh), bytearray()
         self._past += fresh
@@ -149,7 +149,7 @@ class ConsoleSocket:
             self._await(sock, bool(pending))
 
     def _await(self, sock: socket.socket, pending: bool) -> None:
-        """Have the selector wait for what matters of a client now."""
+        """Have the selector wait for those events of a client that matter now."""
         wanted = selectors.EVENT_READ * (sock in self._writers) | selectors.EVENT_WRITE * pending
         if sock in self._selector.get_map():
             if wanted:

@@ -1,4 +1,4 @@
-"""Whether KVM works here: /dev/kvm may be there, open, and still not run a guest (in nested machines)."""
+"""Whether KVM works here: /dev/kvm can exist and open, and still not run guests (in nested machines)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from tt.chronus.runners.child import spawn
 
 _DEVICE = Path("/dev/kvm")
-_WITHIN_S = 2.0  # real KVM takes hundredths of a second, one that emulates this some seconds
+_WITHIN_S = 2.0  # real KVM takes hundredths of a second, an emulated one seconds
 _EXIT_PORT = 0xF4
 _ANSWER = 0x10  # isa-debug-exit ends QEMU with 2 * answer + 1
 _BASE = 0x100000
@@ -41,7 +41,7 @@ _LARGE = 0x83  # and a page of 2 MB
 
 
 def self_test_kernel() -> bytes:
-    """Return the Multiboot kernel that shows whether a machine runs."""
+    """Return the Multiboot kernel that shows whether KVM runs a guest."""
     tables = (
         struct.pack("<Q", _BASE + 2 * _PAGE + _TABLE),
         struct.pack("<Q", _BASE + 3 * _PAGE + _TABLE),

@@ -9,7 +9,7 @@ from tt.errors import UsageError
 
 
 def runner(name: str) -> Runner:
-    """Return a runner by its name; raises `UsageError` for one that there is not."""
+    """Return a runner by its name; raises `UsageError` for an unknown name."""
     if name == "tt":
         return TtRunner()
     if name.partition(":")[0] == "qemu":

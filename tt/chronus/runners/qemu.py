@@ -30,7 +30,7 @@ from tt.vmm.boot import kinds, loader, modules, multiboot, multiboot2
 
 BINARY = "qemu-system-x86_64"
 QEMU_CMDLINE = ("console=ttyS0", "panic=-1")
-"""What a Linux kernel is told: to talk to us, and to end a panic with a reset, which ends QEMU."""
+"""Words for a Linux kernel: use the serial console, and end a panic with a reset, which ends QEMU."""
 
 _OF_TT = frozenset(loader.PC_CMDLINE) - {"console=ttyS0"}  # what a recorded kernel was told of tt's machine
 
@@ -54,8 +54,8 @@ class QemuRunner:
 
     With `firmware` it boots as a PC does: SeaBIOS, and the disk's own boot loader; else the disk's
     kernel directly, or, where there is none but a boot sector, by the firmware too.  `bus` is what
-    the disk hangs on (`virtio`, `ide`, `scsi`), `network` the guest's: `closed` (the forwarded ports alone),
-    `open` (it reaches what this host reaches), `none`.  `accelerator` is `auto` (KVM where it works),
+    the disk is attached to (`virtio`, `ide`, `scsi`), `network` the guest's: `closed` (the forwarded ports
+    alone), `open` (it reaches what this host reaches), `none`.  `accelerator` is `auto` (KVM where it works),
     `kvm` or `tcg`.  `more` are arguments for QEMU as they stand.
     """
 
@@ -73,7 +73,7 @@ class QemuRunner:
         return "qemu"
 
     def key(self) -> str:
-        """Return what tells this runner from others; how quick it is makes no difference."""
+        """Return what tells this runner from others; its speed is left out."""
         return repr(replace(self, accelerator="auto"))
 
     @classmethod
@@ -96,7 +96,7 @@ class QemuRunner:
         return QemuGuest(self, disk, setup)
 
     def path(self) -> str:
-        """Return where QEMU is; raises `ProbeError` where it is not."""
+        """Return the path of QEMU; raises `ProbeError` where it is not installed."""
         found = shutil.which(self.binary)
         if found is None:
             raise ProbeError(
@@ -238,7 +238,7 @@ class QemuGuest:
 
     @property
     def console_socket(self) -> Path | None:
-        """A unix socket with the console; it is served while somebody reads."""
+        """A unix socket with the console; it is served during calls of `read`."""
         return None if self.ended else self._socket.path
 
     @property
@@ -315,7 +315,7 @@ def what_boots(disk: DiskView, setup: Setup, firmware: bool = False) -> BootFile
     """Return what QEMU is to boot directly; None where the firmware is to boot the disk.
 
     Raises `CannotBoot` where there is neither a kernel nor a boot sector, `ProbeError` where the firmware
-    would boot and `setup` has words for a kernel, or the machine is none that QEMU has.
+    would boot and `setup` has words for a kernel, or QEMU does not have the machine.
     """
     recorded = None if setup.recording is None else recorded_machine(setup.recording)
     if recorded is not None and recorded.machine != "pc":
@@ -373,7 +373,7 @@ def script_arguments(descriptor: int) -> list[str]:
 
 
 class _Watched(TrackedView):
-    """A disk that remembers why it could not be read: to a guest that is an I/O error, and no verdict."""
+    """A disk that remembers why it could not be read: the guest's I/O error must not become a verdict."""
 
     def __init__(self, disk: DiskView) -> None:
         super().__init__(disk)

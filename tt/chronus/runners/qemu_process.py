@@ -68,7 +68,7 @@ class QemuProcess:
     def execute(self, command: str, **arguments: object) -> Any:
         """Have the monitor do something; return its answer, raises `ProbeError` where there is none."""
         request = {"execute": command, "arguments": arguments}
-        with suppress(OSError):  # it has ended: so says the lack of an answer
+        with suppress(OSError):  # QEMU has ended, which the missing answer will show
             self._monitor.sendall(json.dumps(request).encode() + b"\n")
         message = self._message("return", _ANSWER_S)
         return message["return"]
@@ -93,7 +93,7 @@ class QemuProcess:
         return self._hear()
 
     def write(self, data: bytes) -> None:
-        """Type into the console; what the guest does not take yet waits."""
+        """Type into the console; what the guest does not take yet is kept."""
         with self._typing:
             self._to_guest += data
         self._flush()
@@ -153,7 +153,7 @@ class QemuProcess:
         return line
 
     def _listen(self) -> None:
-        """Take what the monitor says without being asked."""
+        """Handle an event that the monitor reports by itself."""
         self._monitor.settimeout(0)
         while (line := self._line()) is not None:
             self._understand(line)
@@ -179,9 +179,9 @@ class QemuProcess:
         event = message.get("event")
         if event == "SHUTDOWN":
             reason = str(message.get("data", {}).get("reason", ""))
-            self.ended = self.ended or _REASONS.get(reason, f"QEMU was ended ({reason or 'for no reason'})")
+            self.ended = self.ended or _REASONS.get(reason, f"QEMU was ended ({reason or 'no reason given'})")
         elif event == "STOP":
-            self.ended = self.ended or "QEMU stopped it, for what it did cannot be emulated"
+            self.ended = self.ended or "QEMU stopped the guest, because it cannot emulate what the guest did"
         return message
 
     def _complaint(self) -> str:

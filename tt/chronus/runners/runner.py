@@ -1,7 +1,7 @@
-"""What runs a guest from a disk of the past: the faces of a runner and of a guest that it started.
+"""What runs a guest from a disk of the past: the interfaces of a runner and of a guest that it started.
 
 A runner never writes to the disk that it is given: what the guest writes goes into an overlay that is
-gone with the guest.
+discarded with the guest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tt.errors import BadInput, UsageError
 from tt.vmm.config import DEFAULT_MEM, DENALI_MEM, parse_size
 
 DEFAULT_TIMEOUT_S = 120.0
-EPOCH = 1_767_225_600  # 2026-01-01: the guest's clock where nobody knows when the disk was written
+EPOCH = 1_767_225_600  # 2026-01-01: the guest's clock where it is not known when the disk was written
 
 
 class CannotBoot(BadInput):
@@ -34,7 +34,7 @@ class CannotBoot(BadInput):
 class Setup:
     """How to start a guest: plain data, so that it can be sent to another process.
 
-    What is None comes from the disk as it was.  `recording` is the trace that the disk's history is
+    A field that is None comes from the disk.  `recording` is the trace that the disk's history is
     in, if it is a machine's: where that machine was given its kernel by hand, the guest gets it too.
     `append` is added to the kernel's command line; what stands behind ` -- ` there goes to init.
     `init` replaces the guest's own first program: its path, and the words that it gets.
@@ -137,7 +137,7 @@ class Guest(Protocol):
     def read(self, timeout_s: float) -> bytes:
         """Return what the guest prints next, some of it; empty after `timeout_s` of `seconds`, or at the end.
 
-        A guest of tt's own machine runs only while somebody reads.
+        A guest of tt's own machine runs only during this call.
         """
         ...
 

@@ -1,9 +1,10 @@
 """Guests on tt's own machine: deterministic, so that the same disk gives the same answer.
 
-A guest runs only while somebody reads its console, on the reader's thread, and stops at ticks that
+A guest runs only while its console is read, on the reader's thread, and stops at ticks that
 depend on nothing but the guest.  So a conversation is a function of the disk and of what is typed when:
-two runs of one script read the same console and the same blocks.  What idles waits for nobody: its
-time jumps to its next timer.  Only somebody on the other end of `console_socket` makes it keep pace.
+two runs of one script read the same console and the same blocks.  An idle guest does not wait for the host's
+clock: its time jumps to its next timer.  Only when `console_socket` is used does its time pass as the host's
+does.
 """
 
 from __future__ import annotations
@@ -92,11 +93,11 @@ class Quick:
         return passed
 
     def polled(self, tick: int) -> bool:
-        """Whether nothing is typed: the guest waits, then, and its time may pass without its looking."""
+        """Whether nothing is typed: then a guest that polls for input waits, and its time may be passed."""
         return not self._typed
 
     def wants_pause(self, tick: int) -> bool:
-        """Whether the reader is to be given what it waits for."""
+        """Whether to return to the reader."""
         return self._back
 
 
@@ -150,7 +151,7 @@ class TtGuest:
 
     @property
     def console(self) -> bytes:
-        """Everything printed so far (of very much the last part)."""
+        """Everything printed so far (of a very long output, the last part)."""
         return bytes(self._console)
 
     @property
@@ -178,7 +179,7 @@ class TtGuest:
             try:
                 self._run(warm, warm.machine.now_ns + max(0, math.ceil(timeout_s * 1e9)))
             except BaseException:
-                self._warm = None  # cut off in the middle of something: nobody goes on from there
+                self._warm = None  # interrupted at any place: it must not run on
                 self.ended = "cut off"
                 raise
             self._seconds = warm.machine.now_ns / 1e9
@@ -297,7 +298,7 @@ def _denali(recorded: MachineConfig, setup: Setup) -> MachineConfig:
 
 
 def _key(config: MachineConfig, sectors: tuple[int, ...]) -> tuple[object, ...]:
-    """Return what machines share that do the same until they look at their disks.
+    """Return a key, equal for machines that do the same until they first read their disks.
 
     Equal plans are one object (`_planned`), and so are a recording's parts.
     """

@@ -2,8 +2,8 @@
 
 The machine is deterministic, so until it first looks at its disk it does the same whatever is on it:
 that is most of a kernel's boot.  So it is run once and checkpointed on the way; the next guest with the
-same kernel, command line, memory and clock goes on from the last checkpoint.  What it has been
-through is exactly what it would have been through, to the tick.
+same kernel, command line, memory and clock goes on from the last checkpoint.  Its state is exactly that of a
+machine that ran from power-on, to the tick.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ZEROS = bytes(PAGE)
 
 
 class Slot:
-    """The base of a disk that can be exchanged as long as nobody has looked at it."""
+    """The base of a disk that can be exchanged as long as it has not been read."""
 
     def __init__(self, sectors: int, on_look: Callable[[], None]) -> None:
         self.sectors = sectors
@@ -60,7 +60,7 @@ class WarmMachine:
 
     def __init__(self, key: Hashable, config: MachineConfig, sectors: Sequence[int], source: Source) -> None:
         self.key = key
-        self.config = config  # whose parts the key names
+        self.config = config  # its parts are in the key
         self.console = b""
         self._random = random.Random(_SEED)
         self._slots = [Slot(count, self._looked) for count in sectors]
@@ -74,7 +74,7 @@ class WarmMachine:
         self.machine.engine.fetch_page = lambda number: self._pages.get(number, _ZEROS)
 
     def begin(self, bases: Sequence[Base], source: Source, subscriber: Callable[[Event], None]) -> None:
-        """Start with these disks, from power-on or from as far as it gets without them."""
+        """Start with these disks, from power-on or from the last checkpoint before it reads them."""
         machine, kept = self.machine, self._kept
         if kept is not None:
             if self._subscriber is not None:
@@ -105,11 +105,11 @@ class WarmMachine:
         """Return the whole of a disk as it is now."""
         disk, cold = self.disks[number], self._cold
         data = disk.read(0, disk.sectors)
-        self._cold = cold  # it was not the guest that looked
+        self._cold = cold  # this read was not the guest's
         return data
 
     def touched(self) -> None:
-        """Somebody types: what comes now is not the same for all."""
+        """Note that something is typed: from here on guests differ."""
         self._cold = False
 
     def arrived(self, console: bytes) -> None:
@@ -134,7 +134,7 @@ _lock = threading.Lock()
 
 
 def take(key: Hashable, config: MachineConfig, sectors: Sequence[int], source: Source) -> WarmMachine:
-    """Return a machine that nobody else uses: the kept one, if it is of this key, else a new one."""
+    """Return a machine that is not in use: the kept one, if it is of this key, else a new one."""
     with _lock:
         found = _kept.pop() if _kept else None
     if found is not None and found.key == key:

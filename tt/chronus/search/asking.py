@@ -27,7 +27,7 @@ class Asker:
 
     `states` holds what every instant that was asked for is: bad (True), good (False), or a skip (None).
     With `repeat` a probe is run so often and the majority counts.  With `samples` no answer is taken twice:
-    answers may be wrong, and whoever asks weighs them.
+    answers may be wrong, and the caller weighs them.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Asker:
 
     @property
     def sees(self) -> bool:
-        """Whether the probe tells without a run what it would see."""
+        """Whether the probe can say without a run what it would see."""
         return hasattr(self._probe, "fingerprint")
 
     def ask(self, instants: Sequence[int]) -> Iterator[tuple[int, bool | None]]:
@@ -104,14 +104,14 @@ class Asker:
             yield from self._once(instants)
 
     def _once(self, instants: Sequence[int]) -> Iterator[tuple[int, ProbeVerdict, int]]:
-        """Take what is known, and run the others, as many at a time as the pool does.
+        """Take the answers that are known, and run the others, as many at a time as the pool does.
 
-        What those showed may answer for the ones behind them.
+        Their results may answer for instants that come later in the list.
         """
         waiting = deque(instants)
         while waiting:
             batch: list[int] = []
-            alike: dict[bytes, list[int]] = {}  # by what the probe would see: who waits for the one that runs
+            alike: dict[bytes, list[int]] = {}  # what the probe would see -> instants that wait for the first
             while waiting and len(batch) < self._pool.jobs:
                 instant = waiting.popleft()
                 seen = self._seen(instant)
@@ -177,7 +177,7 @@ class Asker:
         return sorted(groups.values(), key=len, reverse=True)
 
     def _majority(self, verdicts: Sequence[ProbeVerdict]) -> ProbeVerdict:
-        """Return the verdict of most; where two have as many, a skip."""
+        """Return the most frequent verdict; a skip where two are equally frequent."""
         groups = self._by_state(verdicts)
         seconds = sum(verdict.seconds for verdict in verdicts)
         first = replace(groups[0][0], seconds=seconds)

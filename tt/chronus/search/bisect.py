@@ -4,8 +4,8 @@ First both ends are probed.  Then instants in between, the ends of bursts rather
 good one and the first bad one are neighbours.  A hang or a crash cannot be judged, so it counts as a skip,
 unless the bad end itself is one: then the same one counts as bad.
 
-Between more than half a million writes the good end is not probed first but only if nothing else was good:
-a search that takes 20 probes then takes one to check its ends, not two.
+With more than half a million writes between the ends, the good end is not probed first, but only if no other
+instant was good: a search of 20 probes then needs one more for its ends, not two.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BURST_PROBES = 2  # that may be spent on ends of bursts rather than the middle
 
 
 class NothingToFind(TTError):
-    """An end is not what it was said to be (exit code 1)."""
+    """An end is not good or bad as the user said (exit code 1)."""
 
     exit_code = 1
 
@@ -43,8 +43,8 @@ class NothingToFind(TTError):
 class Options:
     """How to search.
 
-    `bursts`: do not go into the guilty burst.  `every`: find every turn that `grid` probes and more between
-    those that differ show.  `repeat`: run each probe so often and take the majority.  `wrong`: the
+    `bursts`: do not go into the guilty burst.  `every`: find every turn that shows in `grid` probes, and in
+    more between those that differ.  `repeat`: run each probe so often and take the majority.  `wrong`: the
     probability of a wrong answer, for which probes are repeated until the turn is known with `confidence`.
     `jobs` processes (0: as many as there are processors), or a Dask `scheduler`.  `keep` verdicts in the file
     `log`, by default the one beside the history, and use those that are there.
@@ -91,7 +91,7 @@ class Bisection:
     """What a search found, for reports.
 
     `path` is the history's, `probe` described in a line; `good` and `bad` are the ends, `probed` the looks in
-    their order, `turns` the answer (in the order of instants).  `notes` are what else to tell.
+    their order, `turns` the answer (in the order of instants).  `notes` are further remarks.
     """
 
     path: Path
@@ -110,7 +110,7 @@ class Bisection:
 
     @property
     def shared(self) -> int:
-        """How many looks took an answer that was known."""
+        """How many looks used an answer that was known already."""
         return sum(not one.runs for one in self.probed)
 
 
@@ -159,7 +159,7 @@ def bisect(
 
 
 def _check_images(history: History, name: str, instant: int) -> None:
-    """Raise `UsageError` for an end that no image was: with nothing on it yet, or only a part of one."""
+    """Raise `UsageError` for an end before the first imported image, or inside an import."""
     if not instant and history.starts_empty:
         first = history.images[0]
         raise UsageError(
@@ -168,7 +168,7 @@ def _check_images(history: History, name: str, instant: int) -> None:
         )
     if span := history.inside_image(instant):
         raise UsageError(
-            f"--{name}: {history.label(instant)} is amid the import of an image, and no disk ever was so: "
+            f"--{name}: {history.label(instant)} is inside the import of an image; the disk never was so: "
             f"give @{span.name} ({history.label(span.last)})"
             + (f" or {history.label(span.before)}, before it" if span.before else "")
         )
@@ -209,7 +209,7 @@ class _Search:
         if self._asker.jobs > 1 or halvings(last) <= _WELL_UNDER:
             self._ends([good, bad])
             return [self._turn(places, bad > good)]
-        # The good end becomes one of the places, behind one that nobody asks for.
+        # The good end becomes one of the places, after one that is never asked for.
         self._ends([bad])
         places = [_NEVER, *places] if good < bad else [*places, _NEVER]
         turn = self._turn(places, bad > good)
@@ -260,7 +260,7 @@ class _Search:
         last = len(places) - 1
         budget = halvings(last)
         spare = min(max(_WELL_UNDER - budget, 0), _BURST_PROBES)
-        bounds = [0, last]  # of what is not known: for the words only
+        bounds = [0, last]  # of what is not known yet, for messages only
 
         def ask(indexes: Sequence[int]) -> Answers:
             self._tell_left(bounds[1] - bounds[0] - 1, len(indexes))

@@ -1,13 +1,13 @@
 """Search with probes whose answers are wrong now and then, to a stated confidence.
 
-Every place has a probability to be the one where the state turns; at first all the same.  A probe is made
+Every place has a probability to be the one where the state turns; at first all are equal.  A probe is made
 where it halves the probability, and its answer makes one side more likely: `1 - wrong` against `wrong` (M.
 Horstein 1963; M. Burnashev and K. Zigangirov 1974; M. Ben-Or and A. Hassidim, FOCS 2008: it takes about
-log2(n) / (1 - H(wrong)) probes).  Between places that were asked for the probability is constant, so that
-it is kept in as many pieces as there were probes, however many places there are.
+log2(n) / (1 - H(wrong)) probes).  Between places that were asked for the probability is constant, so that it
+is stored in as many pieces as there were probes, however many places there are.
 
-A skip says nothing.  The ends of a run of skips are searched as in `tt.bisection`; what lies
-between is one piece that no probe can cut.
+A skip gives no information.  The ends of a run of skips are searched as in `tt.bisection`; the run itself is
+one piece that probes cannot divide.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tt.bisection import INNER_PROBES, Ask, nearest
 
 MOST_PROBES = 10_000
 _MOST_SKIPS = 3  # of one place, before it counts as skipped
-_LEAST_WRONG = 1e-9  # nobody never errs: keeps what contradicts an answer possible
+_LEAST_WRONG = 1e-9  # even a probe said to be always right gets this, so that answers may contradict
 _CUT = 0.1  # a preferred place may be so far from the middle, in probability
 
 
@@ -110,7 +110,7 @@ def believe(
                 continue
             if found.confidence >= confidence or found.before <= before and found.after >= after:
                 return Believed(found.before, found.after, found.confidence, asked)
-            # Nothing inside can be told apart: whether it lies there is asked at the nearer end.
+            # Probes cannot divide this piece: ask at its nearer end whether the turn lies in it.
             chosen.append(belief.edge(found.before, found.after))
         for place, answer in ask(sorted(chosen)):
             asked += 1
@@ -146,7 +146,7 @@ class _Belief:
             insort(self._answered, place)
             self._inner = INNER_PROBES
         if place in self._skips:
-            self._skips.remove(place)  # it could tell this time
+            self._skips.remove(place)  # this time it gave an answer
         at = bisect_right(self._firsts, place) - 1
         if self._firsts[at + 1] != place + 1:
             self._firsts.insert(at + 1, place + 1)
@@ -175,8 +175,8 @@ class _Belief:
     def choose(self, share: float, prefer: Sequence[int]) -> int | Believed:
         """Return the place to ask for: where the probability up to it is nearest to `share`.
 
-        Where skips are in the way, one that shows how far they go; and where that is known too, the
-        places between which nothing can be asked.
+        Where skips are in the way, return a place that shows how far they reach; where that is known too,
+        return the two places between which no probe gives an answer.
         """
         place = self._quantile(share)
         near = nearest(prefer, place, self._before + 1, self._after - 1, place)

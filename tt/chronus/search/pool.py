@@ -42,8 +42,8 @@ class Where:
 class Look:
     """What came of a probe of an instant.
 
-    `seen` is a digest of all that the probe saw, if it can tell.  Without `keep` the answer may be for
-    another reason than the disk, and is not to be kept.
+    `seen` is a digest of all that the probe saw, if it can tell.  Without `keep` the answer may have another
+    cause than the disk, and must not be kept.
     """
 
     instant: int
@@ -65,7 +65,7 @@ class Pool(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of processes, and give up what they are doing."""
+        """End the processes, and abandon what they are doing."""
         ...
 
 
@@ -95,7 +95,7 @@ class Processes:
         self._executor: ProcessPoolExecutor | None = None
 
     def run(self, probe: Probe, instants: Sequence[int]) -> Iterator[Look]:
-        """Yield the looks as they come; what a process that died was at is tried once more."""
+        """Yield the looks as they come; a probe whose process died is tried once more."""
         waiting = list(instants)
         for again in (False, True):
             executor = self._start()
@@ -211,7 +211,8 @@ def pool_for(history: History, base: Path | None, jobs: int, scheduler: str) -> 
 def look(probe: Probe, history: History, instant: int) -> Look:
     """Run a probe.
 
-    A disk on which it cannot work (with no file system, say) counts as a crash, known by what was wrong.
+    A disk on which it cannot work (with no file system, say) counts as a crash, with the error as its
+    signature.
     """
     disk = history.at(instant)
     begin = time.monotonic()
@@ -237,21 +238,21 @@ def fingerprint(probe: Probe, history: History, instant: int) -> bytes | None:
 # ---- in a worker
 
 _opened: dict[Where, History] = {}
-_one_at_a_time = threading.Lock()  # neither histories nor probes are for several threads
+_one_at_a_time = threading.Lock()  # neither histories nor probes may be used by several threads at once
 
 
 def look_from(where: Where, probe: Probe, instant: int) -> Look:
     """Run a probe in a worker, which keeps the history open."""
     try:
         return _look_from(where, probe, instant)
-    except SystemExit as e:  # by `_end`, and cleaned up; the executor would take it for an answer
+    except SystemExit as e:  # raised by `_end`; the executor would take it for an answer
         _leave(int(e.code or 0))
 
 
 def _look_from(where: Where, probe: Probe, instant: int) -> Look:
     with _one_at_a_time:
         history = _opened.get(where)
-        if history is not None and history.count < instant:  # it has grown since
+        if history is not None and history.count < instant:  # it has grown since it was opened
             _opened.pop(where).close()
             history = None
         if history is None:
@@ -263,8 +264,8 @@ def _look_from(where: Where, probe: Probe, instant: int) -> Look:
 
 
 def _begin(parent: int) -> None:
-    """Have this worker end with its parent, however that ends, and what it started with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it, and ends us
+    """Make this worker end, with all that it started, when its parent does, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this worker
     signal.signal(signal.SIGTERM, _end)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -273,8 +274,8 @@ def _begin(parent: int) -> None:
 
 
 def _end(number: int, frame: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what is cleaned up now must not be cut
-    signal.signal(signal.SIGALRM, lambda _number, _frame: _leave(128 + number))  # if somebody swallows it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the clean-up must not be interrupted
+    signal.signal(signal.SIGALRM, lambda _number, _frame: _leave(128 + number))  # should `SystemExit` be lost
     signal.setitimer(signal.ITIMER_REAL, _CLEAN_UP_S)
     sys.exit(128 + number)
 

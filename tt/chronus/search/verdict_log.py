@@ -1,4 +1,4 @@
-"""What probes said, kept beside the history: nothing is probed twice, and a search goes on where it was cut.
+"""What probes said, kept beside the history: nothing is probed twice, and a search can be resumed.
 
 `x.tt.verdicts` is JSON lines, one a verdict, appended as they come and never changed:
 
@@ -10,7 +10,7 @@
 A verdict holds for another instant where the probe would see the same: the same digest, or the same contents
 in all blocks that the run read (AutoBash's causal skipping, SOSP'07; sound as far as runs are
 deterministic).  Samples are answers of probes that may be wrong: each counts once, for its own instant.
-A line that is not whole is what a kill left, and is passed over; so are lines of another history.
+An incomplete line, left by a process that was killed, is skipped; so are lines of another history.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class VerdictLog:
         self._history = history
         self._trace = trace_id(history)
         self._probes: dict[str, _Known] = {}
-        self._waiting: dict[str, list[Entry]] = {}  # of probes that nobody has asked about
+        self._waiting: dict[str, list[Entry]] = {}  # by probe, for those not asked for yet
         self._written: dict[tuple[int, int], set[int]] = {}
         self._room = _MOST_READS_KEPT
         if path is not None and path.exists():
@@ -138,7 +138,7 @@ class VerdictLog:
         key = key_of(probe)
         known = self._probes.setdefault(key, _Known())
         for entry in self._waiting.pop(key, ()):
-            # The file may have come with the trace, from anywhere: what does not fit is not believed.
+            # The file may have come with the trace, from anywhere: entries that do not fit are ignored.
             if (
                 self._history.first <= entry.instant <= self._history.count
                 and stamp(self._history, entry.instant) == entry.write
@@ -150,7 +150,7 @@ class VerdictLog:
         if entry.kind == SAMPLE:
             known.samples.setdefault(entry.instant, []).append(entry)
             return
-        known.sound[entry.instant] = entry  # the newest: a longer time-out may have told more
+        known.sound[entry.instant] = entry  # the newest counts: it may have had a longer time-out
         if entry.seen is not None:
             known.seen[entry.seen] = entry
         if reads is not None and len(reads) <= self._room:
@@ -185,7 +185,7 @@ class VerdictLog:
         return all(identity(block, one) == identity(block, other) for block in blocks)
 
     def _append(self, entry: Entry) -> None:
-        """Write one line; a folder that cannot be written is no reason to lose a search."""
+        """Write one line; if it cannot be written, the search goes on without."""
         if self.path is None or self.trouble:
             return
         line = json.dumps(plain(entry)) + "\n"
@@ -194,7 +194,7 @@ class VerdictLog:
             try:
                 size = os.fstat(descriptor).st_size
                 if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                    line = "\n" + line  # somebody was killed while writing
+                    line = "\n" + line  # a process was killed while it wrote the line before
                 os.write(descriptor, line.encode())
             finally:
                 os.close(descriptor)
@@ -203,12 +203,12 @@ class VerdictLog:
 
 
 def _holds(entry: Entry, timeout: float) -> bool:
-    """Tell whether an answer still holds with another time-out: that there was none may not."""
+    """Tell whether a verdict still holds with another time-out: a hang may not."""
     return entry.verdict.outcome is not Outcome.HANG or entry.timeout >= timeout
 
 
 def trace_id(history: History) -> str:
-    """Return what tells a history from others, also from one that is made in its place later."""
+    """Return a text that identifies a history, also against one made under its name later."""
     meta = history.trace.meta
     known = meta.get("id")
     if isinstance(known, str) and known:
@@ -240,7 +240,7 @@ def timeout_of(probe: Probe) -> float:
 
 
 def read(path: Path) -> Iterator[Entry]:
-    """Yield the entries of a log, passing over lines that are none; raises `BadInput` where it cannot be."""
+    """Yield the entries of a log, skipping invalid lines; raises `BadInput` where it cannot be read."""
     try:
         with path.open("rb") as f:
             while line := f.readline(_MOST_LINE):
@@ -263,7 +263,7 @@ def plain(entry: Entry) -> dict[str, Any]:
 
 
 def parse(fact: dict[str, Any]) -> Entry:
-    """Return the entry that `plain` made into `fact`; raises as Python does where it is none."""
+    """Return the entry that `plain` made into `fact`; raises Python's own errors where it is invalid."""
     code = None if fact["exit_code"] is None else int(fact["exit_code"])
     verdict = ProbeVerdict(
         Outcome(fact["outcome"]), str(fact["signature"]), code, str(fact["output"]), str(fact["console"]),
@@ -301,7 +301,7 @@ def unpack(text: str) -> frozenset[int]:
     for gap, length in zip(words[::2], words[1::2], strict=True):
         at += gap
         if gap < 0 or not 0 <= length <= _MOST_READS - len(blocks):
-            raise ValueError("these are no blocks")
+            raise ValueError("not a list of blocks")
         blocks.update(range(at, at + length))
         at += length
     return frozenset(blocks)

@@ -1,4 +1,4 @@
-"""Where each block of a live disk is: in the base, in the history, nowhere, or in the spool.
+"""Where each block of a live disk is: in the base, in the history, in the spool, or (zeros) nowhere.
 
 For each block of 4 KB of the regions (1 MB) that were touched, a code:
 
@@ -64,7 +64,7 @@ class BlockMap:
             block += some
 
     def set_packed(self, block: int, count: int, segment: int) -> None:
-        """Note that what these blocks had in a segment of the spool is in the history alone from now on."""
+        """Note that blocks in a segment of the spool are from now on in the history alone."""
         for at in range(block, block + count):
             region = self._regions[at >> _REGION_BITS]
             if region[at & _WITHIN] >> OFFSET_BITS == segment:

@@ -9,7 +9,7 @@ from tt.chronus.store.write import Write
 from tt.log.sectors import SECTOR
 
 BURST_GAP_NS = 1_000_000_000
-"""A pause of this long ends a burst: twice as often as Linux commits its journal at its quickest."""
+"""A pause of this length, in ns, ends a burst."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class History:
     newest, `first` the oldest that is known: 0, unless older ones were squashed.
     `size` is in bytes, `sectors` of 512 bytes, `disk` the number of the disk in its trace.
 
-    Nothing is written, also where a killed server left writes in the spool: those are read there.
+    The history is only read; writes that a killed server left in the spool are read there.
     """
 
     def __init__(self, trace: Trace, base: Base, disk: int) -> None:
@@ -76,7 +76,7 @@ class History:
         Raises `BadInput` for a damaged trace or a missing base, `UsageError` where there is no such disk.
         """
         for _try in range(_TRIES):
-            with suppress(MissingWrites):  # they were packed after the trace was opened
+            with suppress(MissingWrites):  # writes were packed after the trace was opened: open it again
                 return cls._open(path, base, disk, check_base)
         return cls._open(path, base, disk, check_base)
 
@@ -170,7 +170,7 @@ class History:
 
     @property
     def starts_empty(self) -> bool:
-        """Whether w0 is no disk that ever was, but the nothing before the first image."""
+        """Whether w0 is an empty disk before the first imported image, a state the disk never had."""
         return bool(self.images) and not isinstance(self._base, BaseImage)
 
     def image_at(self, instant: int) -> ImageSpan | None:
@@ -178,7 +178,7 @@ class History:
         return next((span for span in self.images if span.last == instant), None)
 
     def inside_image(self, instant: int) -> ImageSpan | None:
-        """Return the imported image of which only a part is there at an instant: the disk never was so."""
+        """Return the imported image of which an instant has only a part: a state the disk never had."""
         return span_around(self.images, instant)
 
     def changed_blocks(self, one: int, other: int) -> set[int]:
@@ -190,7 +190,7 @@ class History:
             if write.kind is ChangeKind.DATA or len(blocks) <= _FEW_BLOCKS:
                 found.update(blocks)
                 continue
-            # Most of a discarded range was zeros before: only what was not can have changed.
+            # Most of a discarded range was zeros before: only the rest can have changed.
             found.update(self._log.blocks_in(self.disk, blocks.start, blocks.stop - 1))
             found.update(self._base_data(blocks))
         return found
@@ -203,7 +203,7 @@ class History:
         return Instant(self, instant)
 
     def check(self, instant: int) -> int:
-        """Return `instant`, having raised `UsageError` where it is none of this history's."""
+        """Return `instant`; raises `UsageError` where this history does not have it."""
         if not self.first <= instant <= self.count:
             known = f"w{self.first} (older ones were squashed)" if self.first else "w0 (the base)"
             raise UsageError(f"there is no instant w{instant}: {self.name} has {known} to w{self.count}")

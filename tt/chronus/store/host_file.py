@@ -1,4 +1,4 @@
-"""What the host's file system is asked for: writing buffers whole, and where a file has holes."""
+"""Helpers for the host's file system: writing buffers whole, and where a file has holes."""
 
 from __future__ import annotations
 

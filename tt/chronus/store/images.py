@@ -1,8 +1,8 @@
-"""The images that a history was imported from: each came in one go, as many writes that are no instants.
+"""The images that a history was imported from: each is many writes, between which are no instants.
 
-An image on the host says what a disk was, not in which order it came to be so.  Its blocks are logged as
-writes, as everything is, but the disk never was what only some of them make.  The key `images` of the
-trace's `meta` lists [bookmark, first write, last write] of each.
+An image shows the state of a disk, not in which order it was written.  Its blocks are logged as writes, like
+all others, but the disk never was in a state with only some of them.  The key `images` of the trace's `meta`
+lists [bookmark, first write, last write] of each.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def image_spans(trace: Trace) -> list[ImageSpan]:
 
 
 def span_around(spans: Sequence[ImageSpan], instant: int) -> ImageSpan | None:
-    """Return the image in the middle of which an instant lies, None where the disk was once like that."""
+    """Return the image in the middle of which an instant lies, None where the disk once had that state."""
     at = bisect_left(spans, instant, key=lambda span: span.last)
     return spans[at] if at < len(spans) and spans[at].first <= instant < spans[at].last else None
 

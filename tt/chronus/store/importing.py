@@ -1,4 +1,4 @@
-"""Making a history of what there is: a series of disk images, or the snapshots in a qcow2 file."""
+"""Making a history from existing files: a series of disk images, or the snapshots in a qcow2 file."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def import_images(
 
     The history holds everything: no base image is needed afterwards.  Images may be raw or qcow2 (by
     qemu-img); an overlay is read if what it lies on is one of the images too.  Holes are passed over.
-    `out` appears when it is whole; until then, and where this ends early, there is nothing of it.
+    `out` appears when it is whole; until then, and where this fails, no such file is left.
     `progress` is told what is being done and how much of it is, from 0 to 1.  Raises `UsageError`
     where there are no images, `BadInput` for what cannot be read.
     """
@@ -106,7 +106,7 @@ def import_images(
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".importing-") as folder:
         made = Path(folder) / out.name
         imported = _make(made, images, size, allowed, say, progress)
-        for ending in ("-wal", "-shm", "-journal"):  # of what is overwritten
+        for ending in ("-wal", "-shm", "-journal"):  # of the history that is overwritten
             out.with_name(out.name + ending).unlink(missing_ok=True)
         made.replace(out)
         spool.sync_folder(out.absolute().parent)
@@ -132,7 +132,7 @@ def _make(
             scratch = path.with_name(f"{number}.raw")
             now = _RawImage(_raw(image, scratch, allowed, progress))
             if before is not None and before.path.parent == path.parent:
-                before.path.unlink()  # it is open, and read from below
+                before.path.unlink()  # it stays open, and is read below
             first = writer.count + 1
             changed = _add(
                 writer, before, now, disk.size, image.host_ns, partial(progress, f"importing {image.label}")
@@ -284,7 +284,7 @@ def _is_qcow(path: Path) -> bool:
 
 
 def _check_backing(path: Path, allowed: set[Path]) -> None:
-    """Refuse an image that would make qemu-img read a file that nobody named."""
+    """Refuse an image that would make qemu-img read a file that the user did not name."""
     seen: set[Path] = set()
     while True:
         info = _info(path)

@@ -38,7 +38,7 @@ BACKLOG_BYTES = 8 << 30  # of the spool, not packed yet, before writers have to 
 def create(path: Path, base: Path | None, size: int | None = None, overwrite: bool = False) -> None:
     """Make the history of a disk that starts out as the image `base`, or as `size` bytes of zeros.
 
-    Raises `UsageError` where it exists, or for a size that is none, `BadInput` for an unreadable base.
+    Raises `UsageError` where it exists, or for an invalid size, `BadInput` for an unreadable base.
     """
     if base is not None:
         disk = describe_disk(base)
@@ -136,7 +136,7 @@ class LiveDisk:
                 if length > spool.MAX_BATCH_BYTES:
                     raise UsageError(f"a write of {length:,} bytes: {spool.MAX_BATCH_BYTES:,} at most")
                 if offset % BLOCK or (length % BLOCK and offset + length != self.size):
-                    # What it makes of its blocks depends on the writes before it.
+                    # It changes a part of a block; the rest comes from the writes before it.
                     self._put(batch)
                     batch, size = [], 0
                     offset, data = self._aligned(offset, data)
@@ -213,7 +213,7 @@ class LiveDisk:
         with self._state:
             self._error = self._error or f"{self.path} is closed"
             self._state.notify_all()
-            self._trace.close()  # while somebody reads it, SQLite does not put it into one file
+            self._trace.close()  # an open reader keeps SQLite from merging its -wal file
         code = self._packer.finish()
         with self._state:
             self._spool.close()
@@ -303,7 +303,7 @@ class LiveDisk:
     def _wait_for_room(self) -> None:
         """Wait while the packer is too far behind; raises `TTError` as `_check` does.
 
-        Others may take the lock meanwhile: what was looked up before is not true any more.
+        Others may take the lock meanwhile: what was looked up before may be outdated.
         """
         while self._error is None and self._spool.unpacked > self._backlog_bytes:
             self._state.wait()
@@ -347,7 +347,7 @@ class LiveDisk:
     # ---- what the packer says, in its thread
 
     def _packed(self, _number: int, segment: int) -> None:
-        """Let segments go that are packed, as far as they are not kept for reading."""
+        """Remove segments that are packed, except those kept for reading."""
         with self._state:
             self._spool.packed_below(segment)
             while dropped := self._spool.drop_oldest(segment, self._cache_bytes):

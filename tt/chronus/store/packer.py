@@ -6,12 +6,12 @@ The server starts `python -m tt.chronus.store.packer PATH` with its lock inherit
 
 A line "finish" on its input means that no more will be written: it packs what is left, seals and
 ends.  The end of its input without that line means that the server is gone: it ends at once, and
-what is left in the spool waits for the next who serves the disk.
+what is left in the spool is packed when the disk is served again.
 
-The disk's user goes first: the process is a nice one, and begins to pack when the disk has been left alone
-for a moment, or much waits for it.  Nobody waits for the packing: what is in the spool is as safe, and is
-read from there.  (It does not run as SCHED_IDLE: who waits for the end of a server would wait on a busy
-machine for minutes, and only root may lift that again.)
+The disk's user has priority: the packer runs at a raised nice value, and packs when the disk has been idle
+for a moment, or when much is to be packed.  Nothing waits for it: writes in the spool are as safe, and are
+read from there.  (It does not run as SCHED_IDLE: on a busy machine the end of a server would then take
+minutes, and only root may raise the priority again.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOOK_EVERY_S = 0.25
 _COMMIT_BYTES = 32 << 20
 _PATIENT_BYTES = 512 << 20  # of the spool that may wait while the disk is busy
 _PATIENT_S = 10.0  # that they may wait
-_NICE = 10  # a tenth of a processor that others want
+_NICE = 10  # of a busy processor it gets about a tenth
 _CLOSED = "closed by chronus serve"
 
 
@@ -173,7 +173,7 @@ def main() -> int:
 
 
 class _Patience:
-    """When to pack: the disk is left alone, or it has been busy for long, or much waits."""
+    """When to pack: the disk is idle, or it has been busy for long, or much is to be packed."""
 
     def __init__(self) -> None:
         self._newest = (0, 0)

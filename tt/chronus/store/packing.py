@@ -1,4 +1,4 @@
-"""The packer of a live disk as its owner sees it: a process beside it, and what that says."""
+"""The server's side of a live disk's packer: starting the process, and reading its messages."""
 
 from __future__ import annotations
 

@@ -111,12 +111,12 @@ def describe(history: Past, instant: int) -> str:
     if write.host_ns is not None:
         parts.append(format_host(write.host_ns))
     if span := history.inside_image(instant):
-        parts.append(f"amid the image @{span.name}")
+        parts.append(f"inside the image @{span.name}")
     return " · ".join(parts)
 
 
 def format_host(host_ns: int) -> str:
-    """Return a time of the host's clock as people here read it."""
+    """Return a time of the host's clock in local time."""
     return datetime.fromtimestamp(host_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")
 
 

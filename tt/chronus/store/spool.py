@@ -17,9 +17,8 @@ sequence of batches of writes that were made at once:
 all little-endian.  So neighbouring blocks that were written together lie side by side, and are read at
 once.  A flush of the disk is one fdatasync of the segments written since the last.  The packer
 (`tt.chronus.store.packer`) moves writes into x.tt; a segment is removed after that.  What is in the
-spool when its owner was killed is moved by whoever serves the disk next, and until then read where it
-is (`tt.chronus.store.spooled`): a batch that is not whole ends it, and can only be one that no flush
-had made safe.
+spool when its owner was killed is moved when the disk is served next, and until then read where it is
+(`tt.chronus.store.spooled`): an incomplete batch ends the spool, and can only be one that was not flushed.
 """
 
 from __future__ import annotations
@@ -211,7 +210,7 @@ class Lock:
                 fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
-                # The packer of a server that was killed ends its commit, and then itself.
+                # The packer of a server that was killed finishes its commit, and then exits.
                 if self._owner_lives() or time.monotonic() > deadline:
                     os.close(self.descriptor)
                     raise BadInput(f"{path} is being served by another process: stop it first") from None

@@ -13,7 +13,7 @@ from tt.errors import TTError
 
 
 class SpoolWriter:
-    """The segments of a spool; whoever uses it sees to it that one thread at a time does.
+    """The segments of a spool; the caller makes sure that only one thread at a time uses it.
 
     `segment` is the number of the one that is written, `end` how many bytes it has, `unpacked` how many bytes
     of all of them are not known to be in the history.  Raises `TTError` where it cannot write.
@@ -28,7 +28,7 @@ class SpoolWriter:
         self._sizes: dict[int, int] = {}
         self._written: dict[int, list[tuple[int, int]]] = {}  # segment -> (block, blocks) written in it
         self._dirty: set[int] = set()
-        self._new_names = False  # segments were made whose names a power cut would take
+        self._new_names = False  # there are new segments whose names are not synced
         self._begin_segment()
 
     def append(self, buffers: Sequence[Buffer], size: int) -> None:
@@ -58,13 +58,13 @@ class SpoolWriter:
         """Return bytes of a segment."""
         data = os.pread(self._descriptors[segment], size, offset)
         if len(data) != size:
-            raise TTError(f"{self.folder} was cut short by somebody else")
+            raise TTError(f"{self.folder} was cut short by another program")
         return data
 
     def take_dirty(self) -> tuple[bool, list[tuple[int, int]]]:
         """Return what is to be synced, to do it without the lock.
 
-        Whether the folder is; and (segment, descriptor of its own) of each segment.
+        Whether the folder is to be synced; and (segment, descriptor of its own) of each segment.
         """
         dirty = [(number, os.dup(self._descriptors[number])) for number in sorted(self._dirty)]
         self._dirty.clear()
@@ -72,7 +72,7 @@ class SpoolWriter:
         return new_names, dirty
 
     def still_dirty(self, new_names: bool, segments: Collection[int]) -> None:
-        """Take back what `take_dirty` said: it could not be synced."""
+        """Note again as not synced what `take_dirty` returned: syncing it failed."""
         self._dirty.update(segments)
         self._new_names = self._new_names or new_names
 

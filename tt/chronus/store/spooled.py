@@ -2,7 +2,7 @@
 
 While a disk is served, and after its server was killed, its newest writes lie beside the history in its
 spool (`tt.chronus.store.spool`).  Here they are read where they are, as if they followed the others;
-whoever owns the disk moves them (`tt.chronus.store.packer`).
+the disk's server moves them (`tt.chronus.store.packer`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Forgetting old history: instants before one are given up, and the room they took with them."""
+"""Forgetting old history: instants before a given one are deleted, and their room is freed."""
 
 from __future__ import annotations
 
@@ -39,10 +39,9 @@ class Squashed:
 def squash(path: Path, before: int) -> Squashed:
     """Forget the instants before `before` of the disk's history at `path`, in place.
 
-    Instants keep their numbers; an imported image is kept or forgotten whole.  Killed at any moment the
-    history is as it was or as it is to be.
-    Raises `UsageError` for a recording of a machine, which needs all its writes, and where there is no such
-    instant; `BadInput` where it is being served.
+    Instants keep their numbers; an imported image is kept or forgotten whole.  If it is killed, the history
+    is either unchanged or completely squashed. Raises `UsageError` for a recording of a machine, which needs
+    all its writes, and where there is no such instant; `BadInput` where it is being served.
     """
     recover(path)
     with Trace.open(path) as trace:
@@ -125,7 +124,7 @@ def _forget(db: sqlite3.Connection, before: int) -> None:
         "AND newer.number <= ? AND newer.place = ?)",
         (before, before, WHOLE),
     )
-    # What a later run of zeros covers.
+    # Blocks that a later run of zeros covers.
     runs = db.execute(
         "SELECT disk, block, number FROM disk_blocks WHERE block >= ? AND number <= ?",
         (1 << LEVEL_SHIFT, before),

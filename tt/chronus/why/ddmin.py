@@ -1,4 +1,4 @@
-"""Delta debugging: the smallest part of a set that still does it.
+"""Delta debugging: the smallest part of a set that still has an effect.
 
 The algorithm `ddmin` of A. Zeller and R. Hildebrandt, "Simplifying and Isolating Failure-Inducing Input",
 IEEE Transactions on Software Engineering 28 (2002), section 3.2 and figure 5.
@@ -25,7 +25,7 @@ class Tester:
         self.answers: dict[frozenset[int], bool | None] = {}
 
     def __call__(self, subset: Sequence[int]) -> bool:
-        """Tell whether a subset does it; one that cannot be told does not."""
+        """Tell whether a subset has the effect; an unclear answer counts as no."""
         key = frozenset(subset)
         if key not in self.answers:
             self.answers[key] = self._test(tuple(self._items[at] for at in sorted(key)))
@@ -33,9 +33,9 @@ class Tester:
 
 
 def ddmin(items: Sequence[Item], test: Test[Item]) -> tuple[Item, ...]:
-    """Return a part of `items`, in their order, for which `test` is true and becomes false without any one.
+    """Return a part of `items`, in their order, for which `test` is true, but not with any one less.
 
-    `test` is true for all `items`, and false for none of them: who calls has seen to that.  It gets items in
+    `test` is true for all `items`, and false for none of them: the caller has checked that.  It gets items in
     their order and returns True, False, or None where it cannot tell.  No subset is asked for twice.
     A single guilty item among n costs at most 2 log2(n) tests, and the worst case is n² + 3n.
 

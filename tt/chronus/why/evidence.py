@@ -1,4 +1,4 @@
-"""Which bytes of a disk show a change: where to look for who made it.
+"""Which bytes of a disk show a change, so that the process that wrote them can be found.
 
 A change of contents shows in the file's data; a new file, or its mode, owner or times, in its inode; a
 name that is gone in its directory.  What is in the journal alone is looked at there.
@@ -47,7 +47,7 @@ class Evidence:
 
 
 def evidence(history: History, change: Change, instant: int) -> Iterator[Evidence]:
-    """Yield what shows `change` at `instant`, by which it was made, the best first; maybe nothing does."""
+    """Yield what shows `change` at `instant`, by which it was made, the best first; possibly nothing."""
     side = change.after or change.before
     if side is None or side.place is None:
         yield from _by_contents(history, change, instant)
@@ -232,7 +232,7 @@ def _entry(data: bytes, name: bytes) -> tuple[int, int] | None:
 
 
 def _by_contents(history: History, change: Change, instant: int) -> Iterator[Evidence]:
-    """Look for the new contents among what was written last, where nobody says what lies where."""
+    """Look for the new contents among what was written last, where the file system's layout is not known."""
     if change.after is None or change.after.node.stat.kind != "file":
         return
     new = change.after.read(MAX_FILE)

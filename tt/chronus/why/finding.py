@@ -142,7 +142,7 @@ def _burst(history: History, found: Bisection, turn: Turn) -> Burst | None:
 def _minimize(
     history: History, finding: Finding, probe: Probe, found: Bisection, say: Callable[[str], None]
 ) -> None:
-    """Cut the changes of the guilty writes down; where they turn nothing by themselves, those of the burst.
+    """Minimize the changes of the guilty writes; if they do not turn the verdict alone, the burst's.
 
     A write may be the last of several that belong together: the files' data reach the disk first, and what
     makes them seen comes last, with the journal.
@@ -176,7 +176,7 @@ def _minimize(
 
 
 def _parts(history: History, before: int, after: int) -> list[Delta]:
-    """Return what changed between two instants, as it can be done or left."""
+    """Return what changed between two instants, as deltas."""
     from tt.chronus.files.patch import deltas, raw_deltas
 
     written = history.changed_blocks(before, after)

@@ -58,7 +58,7 @@ class Minimal:
 
     @property
     def paths(self) -> list[str]:
-        """The files of the set, by path; what is no file by its name."""
+        """The files of the set, by path; other changes by their names."""
         found: list[str] = []
         for delta in self.deltas:
             found += [change.path for change in delta.changes] or [delta.name]

@@ -42,7 +42,7 @@ class _Ram:
         self.read = timeline.read_physical
 
     def write(self, addr: int, data: bytes) -> None:
-        raise AssertionError("looking changes nothing")
+        raise AssertionError("the guest's memory is only read here")
 
 
 def request_of(timeline: Timeline, write: Write) -> Request:

@@ -54,7 +54,7 @@ class Task:
 
 
 def current_task(timeline: Standing) -> Task:
-    """Return who runs where `timeline` stands; it does not move.
+    """Return the process that runs where `timeline` stands; the timeline does not move.
 
     Raises `BadInput` where the guest is no Linux that says where to look, or is in user mode with its
     kernel hidden.

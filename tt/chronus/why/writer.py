@@ -1,8 +1,8 @@
 """Who wrote it: the process of a recorded guest behind a change of its disk.
 
-The disk hears of a change late, from a kernel thread that writes back what processes left in the page cache.
-So the memory that the disk write came from is found (`tt.chronus.why.requests`), and from there one goes
-back in time to the last store that changed the guilty bytes: whoever ran then did it.
+A change reaches the disk late, from a kernel thread that writes back what processes left in the page cache.
+So the memory that the disk write came from is found (`tt.chronus.why.requests`), and from there the replay
+goes back in time to the last store that changed the guilty bytes: the process that ran then made the change.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ def last_change(timeline: Timeline, addr: int, size: int) -> tuple[int, int] | N
     """Return (tick, rip) of the last store by an instruction before here that changed guest-physical bytes.
 
     Goes to right after it.  A store of what was there already, as a process that touches an inode makes
-    them, is passed over.  None, where one stood, if a device changed them later, or nothing did at all.
+    them, is passed over.  Returns None, and does not move, if a device changed them later, or nothing changed
+    them.
     """
     start = timeline.tick
     with excursion(timeline):
@@ -168,6 +169,6 @@ def _family(task: Task) -> str:
 
 
 def _command(task: Task) -> str:
-    """Return the command line, unless it is only what the process was before it took its name."""
+    """Return the command line, unless it belongs to the program that the process ran before this one."""
     named = any(part.lstrip("-").rpartition("/")[2].startswith(task.name) for part in task.command)
     return f", {shlex.join(task.command)}," if named else ""
