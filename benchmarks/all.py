@@ -2,8 +2,8 @@
 
     python benchmarks/all.py > page.md
 
-It begins with the date, the commit and the machine.  A script that fails is said in its section, and
-the code is 1 at the end.  On a terminal, standard error says what runs.
+It begins with the date, the commit and the machine.  Where a script fails, its section says so, and the exit
+code is 1.  On a terminal, standard error names the script that runs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def state_of_the_code() -> str:
 
 
 def processor() -> str:
-    """Return what the host calls its processor."""
+    """Return the name of the host's processor."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -75,12 +75,12 @@ def run(script: str, options: list[str]) -> bool:
 
 
 def main() -> int:
-    """Run them all, or those named."""
+    """Run all scripts, or those named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="SCRIPT", choices=SCRIPTS, default=SCRIPTS)
-    parser.add_argument("--ticks", help="a quick look: given to those that take it, with one round")
-    parser.add_argument("--rounds", help="given to those that take it")
-    parser.add_argument("--guest", help="folder with debian.img: given to those that take it")
+    parser.add_argument("--ticks", help="quick look: passed to the scripts that take it, with one round")
+    parser.add_argument("--rounds", help="passed to the scripts that take it")
+    parser.add_argument("--guest", help="folder with debian.img: passed to the scripts that take it")
     options = parser.parse_args()
     now = datetime.datetime.now(datetime.UTC)
     print(f"# Benchmarks\n\nPrinted on {now:%Y-%m-%d} at {now:%H:%M} UTC by `benchmarks/all.py`,")

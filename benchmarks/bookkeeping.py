@@ -1,9 +1,9 @@
 """What counting ticks costs: the share of a Debian boot spent in the bookkeeping of translated blocks.
 
 Each translated block begins with instructions that add its length to the tick
-and compare it with the next stop.  `Engine.double_bookkeeping` has them executed
-twice; what the boot takes longer then is what they cost, and what a normal
-boot spends on them.  Only the run is timed, from power-on to the shell.
+and compare it with the next stop.  `Engine.double_bookkeeping` has them executed twice; the time by which
+that prolongs the boot is what a normal boot spends on them.  Only the run is timed, from power-on to the
+shell.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def main() -> None:
                 "tt replay": contenders["tt replay"],
                 "QEMU replay": lambda: bench.run_process(qemu["replay"], until=PROMPT),
             }
-        for contender in contenders.values():  # warms up the page cache, and makes what is replayed
+        for contender in contenders.values():  # warms up the page cache, and makes the recordings to replay
             contender()
         runs = bench.take_turns(contenders, options.rounds)
         with Trace.open(trace) as opened:

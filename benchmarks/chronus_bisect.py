@@ -3,10 +3,10 @@
 
     python benchmarks/chronus_bisect.py [--writes N] [--searches N] [--json]
 
-The probes cost nothing here: one that says nothing of what it looked at, so that every instant has to be told
-apart by running it; one that looks at some blocks, so that instants share answers; one whose answers are
-wrong in a tenth; and one that cannot judge a fifth of the instants.  The turn is at random places and at both
-ends.  The bar is 21 probes, with those of the ends.
+The probes themselves take no time.  There are four: one that does not report which blocks it read, so that it
+has to be run at each instant; one that reports some blocks, so that instants share answers; one that gives a
+wrong answer in a tenth of its runs; and one that cannot judge a fifth of the instants.  The turn from good to
+bad is at random places and at both ends.  The bar is 21 probes, including the two at the ends.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ LOOKED_AT = 8
 _BLOCKS = DISK_BYTES // BLOCK
 _BATCH = 20_000
 _START_NS = 1_700_000_000 * 10**9
-_PAUSE = 200  # a pause after so many writes, on average
+_PAUSE = 200  # writes between two pauses, on average
 
 
 @dataclass
 class Probe:
-    """Says `answer` of the instant, or, with `blocks`, of the newest write among these."""
+    """Gives `answer` for the instant's number, or, with `blocks`, for the newest write to any of them."""
 
     answer: Callable[[int], Outcome]
     blocks: tuple[int, ...] = ()
 
     def key(self) -> str:
-        """Return what tells this probe from others."""
+        """Return a text that identifies this probe."""
         return "benchmark"
 
     def describe(self) -> str:
-        """Return the probe in a line."""
+        """Return one line that describes the probe."""
         return "a benchmark's"
 
     def run(self, disk: DiskView) -> ProbeVerdict:
-        """Say it."""
+        """Give the answer."""
         assert isinstance(disk, Instant)
         if not self.blocks:
             return ProbeVerdict(self.answer(disk.number))
@@ -143,19 +143,19 @@ def mean(found: list[Bisection]) -> float:
 
 
 def turned(turn: int) -> Callable[[int], Outcome]:
-    """Return what a sound probe says."""
+    """Return the answers of a reliable probe."""
     return lambda number: Outcome.BAD if number >= turn else Outcome.GOOD
 
 
 def with_gap(turn: int, count: int, chance: random.Random) -> Callable[[int], Outcome]:
-    """Return what one says that cannot judge a fifth of the instants, in one run."""
+    """Return the answers of a probe that cannot judge a fifth of the instants, which are neighbours."""
     begin = chance.randrange(1, count - count // 5)
     gap = range(begin, begin + count // 5)
     return lambda number: Outcome.SKIP if number in gap else turned(turn)(number)
 
 
 def lying(turn: int, chance: random.Random) -> Callable[[int], Outcome]:
-    """Return what one says of whose answers a tenth are wrong."""
+    """Return the answers of a probe that is wrong in a tenth of its runs."""
     return lambda number: Outcome.BAD if (number >= turn) != (chance.random() < 0.1) else Outcome.GOOD
 
 

@@ -1,7 +1,7 @@
-"""Fifteen real configuration bugs on a Debian server: writes searched, probes run, seconds, the file named.
+"""Real configuration bugs on a Debian server: writes searched, probes run, seconds, the file named.
 
-Builds the server and records its life first (two minutes; needs root and debootstrap).  `--jobs N` probes so
-many at a time; each search goes down to the single write.
+First builds the server and records it at work (two minutes; needs root and debootstrap).  `--jobs N` runs N
+probes at a time; each search goes down to the single write.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--life", type=Path, help="the recording, if there is one (default: made anew)")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", help="bugs whose names hold this")
+    parser.add_argument("--only", help="only bugs whose names contain this text")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tt-bugs-") as folder:
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def made(folder: Path) -> Path:
-    """Build the server and record its life."""
+    """Build the server and record it at work."""
     from chronus_bugs import script_image
     from server_image import build
     from test_chronus_bugs import live
@@ -56,7 +56,7 @@ def made(folder: Path) -> Path:
 
 
 def search(life: Path, bug: Any, jobs: int) -> dict[str, Any]:
-    """Find one bug, from the whole life's first good instant on."""
+    """Find one bug, searching from the first good instant of the whole recording."""
     from chronus_bugs import milestones
     from test_chronus_bugs import probe_of, span_of
 

@@ -4,7 +4,7 @@
     python benchmarks/chronus_store.py [--writes N] [--json]
 
 Half of the writes go to a tenth of the disk, as on a real one; contents are lines of text with a number in
-them, or random bytes (a quarter), and some blocks are written again as they were.
+them, or random bytes (a quarter), and some blocks are written again with the same contents.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 /* A guest's disk workload, as fio would mix one: sequential writes and reads of 64 KB, then random
-   4 KB reads (30%) and writes (70%) with an fsync each 32, all past the page cache. */
+   4 KB reads (30%) and writes (70%) with an fsync each 32, all bypassing the page cache (O_DIRECT). */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
@@ -20,7 +20,7 @@ static uint32_t chance(void)
 
 static void fill(unsigned char *buffer, size_t size)
 {
-    for (size_t at = 0; at < size; at += 64) {   /* half as random as noise: it packs to about a half */
+    for (size_t at = 0; at < size; at += 64) {   /* half random: compresses to about a half */
         uint32_t word = chance();
         memset(buffer + at, (int)(word & 15), 64);
         for (int i = 0; i < 8; i++, word = chance())

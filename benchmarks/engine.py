@@ -51,7 +51,7 @@ def engine_with(code: bytes) -> Engine:
 
 
 def go(engine: Engine, tick: int) -> None:
-    """Run to `tick`; the engine comes back now and then for its owner to look at the world."""
+    """Run to `tick`; the engine returns before it now and then, for its caller to check for input."""
     while engine.tick < tick:
         engine.run(tick)
 
@@ -61,7 +61,7 @@ def timed(hexes: str, ticks: int) -> Callable[[], bench.Run]:
 
     def run() -> bench.Run:
         engine = engine_with(looping(hexes))
-        go(engine, 10_000)  # translated by then
+        go(engine, 10_000)  # so that the code is translated before it is timed
         begin, cpu = time.perf_counter(), time.process_time()
         go(engine, 10_000 + ticks)
         wall, cpu = time.perf_counter() - begin, time.process_time() - cpu

@@ -2,9 +2,8 @@
 
 Debian boots and works through a script at its console.  The words are found by
 comparing RAM at two neighbouring checkpoints at a random place: one that changed
-in between.  Beside them stands the worst that there can be: a word that nothing
-stores to, in a page that is stored to in nearly every interval, so that all of the
-recording must be run to know it.
+in between.  The worst case is measured too: a word that nothing stores to, in a page that is stored to in
+nearly every interval, so that the whole recording must be run to find that there is no store.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ poweroff -f
 
 @dataclass
 class Way:
-    """A way back from the end: seconds, and how many ticks before the end the store was (None: none)."""
+    """A search back from the end: seconds, and how many ticks before the end the store was, or None."""
 
     wall_s: float
     cpu_s: float
@@ -109,7 +108,7 @@ def main() -> None:
         bench.run_process(
             bench.tt_run(
                 "record", guest=image, out=path, ticks=ticks, epoch=bench.EPOCH, script=WORKLOAD, seed=1,
-                # A quick look has few ticks, and needs places to compare all the same.
+                # A quick look has few ticks, but still needs several checkpoints to compare.
                 checkpoint_ticks=None if options.ticks is None else max(1, ticks // 10),
             )
         )  # fmt: skip

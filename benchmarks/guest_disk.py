@@ -2,7 +2,7 @@
 
 The guest runs `disk_mix.c`: 8 MB written and read in large pieces, then 3,000 random 4 KB reads and
 writes with an fsync each 32.  On one side every write is recorded (and everything else that tt records); on
-the other the disk is a plain file, flushed with fdatasync, and nothing is recorded.  Timed is what lies
+the other the disk is a plain file, flushed with fdatasync, and nothing is recorded.  The time is taken
 between two lines that the program prints, so that booting does not count.
 """
 

@@ -4,9 +4,9 @@
     python benchmarks/nbd.py [--rounds N] [--size MB] [--only TEXT] [--json]
 
 Each contender serves a file of random bytes of its own on a unix socket, started anew for each kind of
-work.  The clients are qemu-img bench (4 KB 64 deep, 64 KB 16 deep; "far": requests that are no
-neighbours), nbdcopy, and qemu-img convert, reading and writing, with a flush at the end.  A ratio is
-nbdkit's time divided by the contender's: 1 is as quick, 0.5 half as quick.
+work.  The clients are qemu-img bench (4 KB 64 deep, 64 KB 16 deep; "far": requests that are far from each
+other), nbdcopy, and qemu-img convert, reading and writing, with a flush at the end.  A ratio is nbdkit's time
+divided by the contender's: 1 is as fast, 0.5 half as fast.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     one_run.py open   '{"trace": "x.tt"}'                         a timeline at the end of it
     one_run.py boot   '{"guest": "debian.img", "double": true}'   timed inside, from power-on
 
-The last line printed is JSON: what came of it.
+The last line printed is the result, as JSON.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def record_guest(
 
     for name, value in (settings or {}).items():
         module = tt.recording if hasattr(tt.recording, name) else tt.vmm.spacing
-        getattr(module, name)  # a name that is gone would otherwise change nothing
+        getattr(module, name)  # fails for a name that no longer exists: setting it would change nothing
         setattr(module, name, value)
     result = tt.recording.record(
         _config(guest, epoch),

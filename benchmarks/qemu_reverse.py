@@ -1,13 +1,12 @@
-"""QEMU's reverse debugging, for `travel.py` to stand beside: a Debian boot recorded, and driven backwards.
+"""QEMU's reverse debugging, which `travel.py` compares with tt: a Debian boot, recorded and run backwards.
 
 A recording is replayed with QEMU's gdb stub open and stopped at the start.
 `replay-seek` (QMP) goes to an instruction; the packets `bs` and `bc` are what
 gdb's `reverse-stepi` and `reverse-continue` send.  QEMU goes back by loading a
-snapshot and replaying from there.  There is one at the start: made by itself when
-gdb attaches, or, with `rrsnapshot=`, while recording.  QEMU 7.2 hangs now and
-then on the way, mostly when the next packet comes at once, so it is given time to
-settle; every answer is waited for only so long, and after that a fresh QEMU takes
-over, and the hang is counted.
+snapshot and replaying from there.  There is one at the start: QEMU makes it when gdb attaches, or, with
+`rrsnapshot=`, while recording.  QEMU 7.2 hangs now and then on the way, mostly when the next packet comes at
+once, so it is given time to settle; waiting for an answer has a limit, after which the hang is counted and a
+new QEMU is started.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 STEPS = 5  # reverse-stepi at each place
 _ANSWER_S = 60.0
-_SETTLE_S = 0.2  # before a packet that moves it: about what gdb takes to look around
+_SETTLE_S = 0.2  # before a packet that makes it run: about as long as gdb reads the state
 _PLACES = ((1, 1000), (1, 4), (1, 2), (9, 10))  # of the boot
 _RSP = slice(7 * 8, 8 * 8)  # in the answer to `g`: rax rbx rcx rdx rsi rdi rbp rsp ...
 
 
 class NoAnswer(Exception):
-    """QEMU did not answer in time, or is gone."""
+    """QEMU did not answer in time, or has ended."""
 
 
 class Qemu:
@@ -100,7 +99,7 @@ class Qemu:
         self.answer()
 
     def settle(self) -> None:
-        """Look around as gdb does where it stops, and leave QEMU some time."""
+        """Read the state as gdb does after a stop, and leave QEMU some time."""
         self.ask(b"g")
         time.sleep(_SETTLE_S)
 
@@ -109,7 +108,7 @@ class Qemu:
         return int.from_bytes(bytes.fromhex(self.ask(b"g").decode())[_RSP], "little")
 
     def kill(self) -> None:
-        """End it: one that hangs does not listen to less."""
+        """Kill it: a QEMU that hangs does not react to SIGTERM."""
         self._process.kill()
         self._process.wait()
 
@@ -193,7 +192,7 @@ def record(recording: list[str], image: Path, folder: Path, prompt: bytes) -> in
 def measure(
     program: str, guest: Path, image: Path, cmdline: str, folder: Path, prompt: bytes, limit_s: float
 ) -> dict[str, Any]:
-    """Record a boot and go back in it, both ways of having a first snapshot; at most about `limit_s` each."""
+    """Record a boot and go back in it, for each way to get the first snapshot; about `limit_s` each."""
     found: dict[str, Any] = {}
     for name, snapshot in (("snapshot when gdb attaches", False), ("rrsnapshot=init", True)):
         commands = [

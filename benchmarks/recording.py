@@ -1,9 +1,8 @@
 """Recording against the same run with logging off, and replay against recording.
 
-Both are whole processes of the same shape, from exec to exit: only that
-`record(config, None)` has nowhere to write to.  The Denali demo is over in an
-eye-blink, so beside it stands what any trace costs: opening, sealing and
-syncing one of a guest that runs for a single tick.
+Both are whole processes, from exec to exit; the only difference is that `record(config, None)` writes no
+trace.  The Denali demo is short, so the fixed cost of a trace is shown beside it: opening, sealing and
+syncing the trace of a guest that runs for a single tick.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ EPOCH = 1_700_000_000  # the guest's wall clock at power-on, the same in every r
 
 @dataclass(frozen=True)
 class Run:
-    """One process or piece of work: wall and CPU seconds (all its threads), and what it said of itself."""
+    """One process or piece of work: wall and CPU seconds (all its threads), and the facts it reported."""
 
     wall_s: float
     cpu_s: float
@@ -54,7 +54,7 @@ class Spread:
 
 
 def take_turns(contenders: Mapping[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
-    """Run every contender once a round, in an order that turns around each round."""
+    """Run every contender once a round, in an order that is reversed each round."""
     runs: dict[str, list[Run]] = {name: [] for name in contenders}
     for number in range(rounds):
         names = list(contenders)
@@ -165,9 +165,11 @@ class Table:
 
 
 def arguments(about: str, rounds: int, *, ticks: bool = True) -> argparse.ArgumentParser:
-    """Return a parser of what all benchmarks take."""
+    """Return a parser with the options that all benchmarks take."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=rounds, help=f"how often each runs (default {rounds})")
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, help=f"runs of each contender (default {rounds})"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--guest", type=Path, help="folder with debian.img (default: built once, and cached)")
     if ticks:

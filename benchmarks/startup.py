@@ -1,4 +1,4 @@
-"""How long the commands take to start: medians in turns, and as multiples of `python -c pass`.
+"""How long the commands take to start: medians of runs that take turns, and as multiples of `python -c pass`.
 
     python benchmarks/startup.py [--rounds 15]
 

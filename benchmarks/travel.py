@@ -2,8 +2,8 @@
 
 The guest boots, works through a script at its console and powers off, its
 random bytes from a seed.  Every number has a bar; the first table says which
-are met.  QEMU's reverse debugging stands beside it (`qemu_reverse.py`), on a
-boot of the same kernel, initrd and disk, if `--no-qemu` does not leave it out.
+are met.  QEMU's reverse debugging is measured too (`qemu_reverse.py`), on a boot of the same kernel, initrd
+and disk, unless `--no-qemu` is given.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def measure_steps(found: Found, path: Path, chance: random.Random, places: int, 
 
 
 def measure_watches(found: Found, path: Path, chance: random.Random, places: int, rounds: int) -> None:
-    """Go back to the last store to some bytes: a recent one, and where there is none for `SPAN_TICKS`."""
+    """Go back to the last store to some bytes: once a recent one, and once one over `SPAN_TICKS` ago."""
     span = min(SPAN_TICKS, found.ticks * 2 // 5)
     with Trace.open(path) as trace:
         timeline = Timeline(trace)
@@ -233,7 +233,7 @@ def quiet_word(timeline: Timeline, span: int, chance: random.Random) -> int | No
 def busy_words(timeline: Timeline, span: int, chance: random.Random, most: int = 3) -> list[int]:
     """Return words that nothing stored to in the last `span`, in the pages that are stored to most often.
 
-    Which pages these are is told by short stretches run at random places.
+    Which pages these are is found by running short stretches at random places.
     """
     begin = timeline.end_tick - span
     count = changes(timeline, begin)
@@ -285,7 +285,7 @@ def changes(timeline: Timeline, begin: int, end: int = NEVER) -> Counter[int]:
 
 
 def page_at(timeline: Timeline, number: int) -> bytes:
-    """Return a page of RAM where the timeline stands."""
+    """Return a page of RAM at the timeline's tick."""
     return timeline.machine.engine.read(number * PAGE, PAGE)
 
 

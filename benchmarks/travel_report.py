@@ -11,7 +11,7 @@ from typing import Any
 import side_by_side as bench
 
 WANTED_TICKS = 2_000_000_000  # the bars are for a recording of this length
-DENSE = 1000  # checkpoints, of which the size is bound
+DENSE = 1000  # checkpoints, whose size on disk has a bar
 NEAR = "last interval"
 QUANTILES = ("p50", "p95", "max")
 COLD, COUNTED = "cold: never there before", "cold, pages counted"
@@ -22,7 +22,7 @@ class Place:
     """What it took to go to `tick`: restoring a checkpoint, then running `ticks` from there.
 
     `blocks` of code were translated on the way.  `fetched` pages of RAM came back
-    from checkpoints, which took `fetch_s` of `run_s`; counted where asked for.
+    from checkpoints, which took `fetch_s` of `run_s`; counted only on request.
     """
 
     tick: int
@@ -71,7 +71,7 @@ def three(values: Sequence[float]) -> tuple[str, str, str]:
 
 
 def bars(found: Found) -> bench.Table:
-    """Return what was asked for, beside what was measured."""
+    """Return the table of bars and measured values."""
     table = bench.Table(
         f"A Debian recording of {found.ticks:,} ticks"
         + ("" if found.ticks >= WANTED_TICKS else f": too short, the bars are for {WANTED_TICKS:,}"),
@@ -113,7 +113,7 @@ def bars(found: Found) -> bench.Table:
 
 
 def details(found: Found) -> list[bench.Table]:
-    """Return what is behind the bars."""
+    """Return the tables of the single measurements."""
     seeks = bench.Table(
         "Seeks to random ticks, ms; of it CPU, restoring the checkpoint, running from there",
         ("seek", "number", *QUANTILES, "CPU p50", "p95", "restoring p50", "p95", "running p50", "p95"),
@@ -143,7 +143,7 @@ def details(found: Found) -> list[bench.Table]:
 
 
 def where_seeks_go(places: Sequence[Place]) -> bench.Table:
-    """Return where the time of seeks goes: of all, and of the slowest twentieth."""
+    """Return the table of the parts of a seek's time: of all seeks, and of the slowest twentieth."""
     slowest = sorted(places, key=lambda p: p.all_s)[-max(1, len(places) // 20) :]
     table = bench.Table("Where the time of these seeks goes, means", ("part", "all", "the slowest 5%"))
     parts: dict[str, Callable[[Place], float]] = {

@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _hint(expression: str | None) -> str:
-    """Say what to do with a condition that holds for one instruction: no bisection finds that."""
+    """Return advice for a condition that holds for one instruction only, which bisection cannot find."""
     if expression is None or not re.search(r"\$?\b(pc|rip|eip)\b", expression):
         return ""
     return "; where an instruction is executed `break` finds, in tt replay"
@@ -171,7 +171,7 @@ def _count(option: str, text: str | None, least: int) -> int | None:
 
 @contextlib.contextmanager
 def _judge(args: argparse.Namespace, names: GuestNames) -> Iterator[tuple[Predicate, Places]]:
-    """Give the predicate that was asked for, and the memory that an expression depends on alone.
+    """Give the predicate that was asked for, and the memory on which alone an expression depends.
 
     That is empty where it depends on more, and None for a command.
     """

@@ -1,4 +1,4 @@
-"""What `tt bisect` tells: lines on the way, and what was found."""
+"""What `tt bisect` prints: lines of progress, and the result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class GuestNames:
-    """The guest's symbols, looked for when somebody asks: at the later end, where a kernel has them."""
+    """The guest's symbols, looked up on first use: at the later end, where the kernel has loaded them."""
 
     def __init__(self, timeline: Timeline, tick: int, files: list[str]) -> None:
         self._timeline = timeline
@@ -92,7 +92,7 @@ class Telling:
         )
 
     def probe(self, probe: JudgedTick) -> None:
-        """Tell of a look."""
+        """Report a look."""
         self._left = f": {format_count(probe.left, 'probe')} left (roughly)"
         if self._verbose:
             self.clear()
@@ -227,7 +227,7 @@ class Report:
         )
 
     def _moment(self, tick: int) -> tuple[dict[str, Any], list[str]]:
-        """Return what made `tick` what it is, as plain data and as lines."""
+        """Return the instruction and event that led to `tick`, as plain data and as lines."""
         from tt.travel.bisect import cause
 
         found = cause(self._timeline, tick)

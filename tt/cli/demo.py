@@ -1,4 +1,4 @@
-"""`tt demo`: record and replay a small guest, and say what happened."""
+"""`tt demo`: record and replay a small guest, and report what happened."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def play(trace_path: Path, scratch: Path) -> Demo:
-    """Record the demo guest into `trace_path` and replay it; raises `Divergence` should they differ."""
+    """Record the demo guest into `trace_path` and replay it; raises `Divergence` if they differ."""
     from tt.guests.denali import demo_guest
     from tt.log import Trace
     from tt.recording import record

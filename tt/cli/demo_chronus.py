@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from tt.chronus.search.bisect import Bisection, Probed
     from tt.chronus.why.finding import Finding
 
-_GUEST = "demo-debian-1"  # in the cache; counted up when the demo wants another guest
+_GUEST = "demo-debian-1"  # in the cache; a new number when the demo needs a changed guest
 PROBE = "wget -qO- http://127.0.0.1/ | grep -q 'It works'"
 GUILTY = "/etc/httpd.conf"
 
-# What the server lives through: one line of it breaks it.
+# The commands that the server runs; one of them breaks it.
 LIFE = """\
 busy() { for n in $(seq 1 60); do echo "request $n" >> /var/log/app.log; [ $((n%12)) = 0 ] && sync; done; }
 note() { for i in $(seq 1 12); do echo "$1 $i" >> /srv/notes; sync; sleep 1; done; }

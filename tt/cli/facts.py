@@ -66,7 +66,7 @@ _TOLD = {"at", "ended", "guest_ns"}  # parts of the summary that other lines tel
 
 
 def _machine(config: dict[str, Any], files: dict[str, int]) -> Iterator[tuple[str, str]]:
-    """Yield what a trace says of its machine.  Whoever wrote the trace may have written anything there."""
+    """Yield what a trace says of its machine.  A trace from elsewhere may hold anything there."""
     memory, epoch = config.get("mem_bytes"), config.get("epoch")
     size = format_size(memory) if isinstance(memory, int) else cell(str(memory))
     yield "machine", f"{cell(str(config.get('machine')))}, {size} of memory"

@@ -68,7 +68,7 @@ def register(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the fork, let it run, and say what came of it."""
+    """Make the fork, let it run, and print the result."""
     from tt.log import Trace
     from tt.travel import Timeline
     from tt.travel.branches.fork import Fork

@@ -24,7 +24,7 @@ def register(subparsers: Subparsers) -> None:
         """tt index old.tt
            tt index boot.tt --every 5_000_000""",
         "`tt record` writes checkpoints as it goes.  This replays a recording that has none, or too few, "
-        "and puts them in.  It is compared with the record all the way; where that fails, the "
+        "and puts them in.  The replay is compared with the record all the way; where that fails, the "
         "trace stays as it was.",
     )
     parser.add_argument("trace", metavar="TRACE")

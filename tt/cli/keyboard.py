@@ -1,10 +1,8 @@
 """What a person does while a recording runs: keys, signals, and lines from a pipe.
 
-Two things are true of a recording: the machine runs for many milliseconds
-without looking up, and a signal may come at any instant.  So a thread of its
-own does the listening.  Python's C-level signal handler writes the signal's
-number into a pipe (`signal.set_wakeup_fd`), and the thread waits for that pipe
-and for stdin together.
+During a recording the machine runs for many milliseconds before it returns to Python, and a signal may come
+at any instant.  So a separate thread waits for both.  Python's C-level signal handler writes the signal's
+number into a pipe (`signal.set_wakeup_fd`), and the thread waits for that pipe and for stdin together.
 """
 
 from __future__ import annotations
@@ -108,7 +106,7 @@ def raw_terminal(fd: int) -> Iterator[None]:
         termios.tcsetattr(fd, termios.TCSADRAIN, raw)
         yield
     finally:
-        with contextlib.suppress(termios.error):  # a terminal that is gone needs nothing
+        with contextlib.suppress(termios.error):  # the terminal is closed: nothing to restore
             termios.tcsetattr(fd, termios.TCSANOW, before)
 
 
@@ -143,7 +141,7 @@ class Listener:
         self._wakeup_before = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in _SIGNALS:
             ignored = signal.getsignal(number) is signal.SIG_IGN
-            if number is not signal.SIGHUP or not ignored:  # nohup means it
+            if number is not signal.SIGHUP or not ignored:  # a hangup that nohup had ignored stays so
                 self._handlers[number] = signal.signal(number, self._signalled)
         self._thread.start()
         return self
@@ -160,7 +158,7 @@ class Listener:
         os.close(self._wake_write)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        """Do nothing the first time: the thread knows.  Somebody who still waits is obeyed at once."""
+        """Do nothing the first time: the thread handles it.  A second one, some time later, acts at once."""
         now = time.monotonic()
         if self._signalled_at is None:
             self._signalled_at = now
@@ -218,10 +216,10 @@ def script_lines(text: bytes) -> list[bytes]:
 
 
 class ConsoleOutput:
-    """Shows what the guest prints: in few writes, and without ever keeping a stop waiting.
+    """Shows what the guest prints: in few writes, and without delaying a stop.
 
-    `flush` is called whenever the machine looks up.  A reader that stops reading
-    holds the machine up until the recording is stopped; one that goes away ends it.
+    `flush` is called whenever the machine returns to Python.  A reader that stops reading
+    blocks the machine until the recording is stopped; one that closes its end stops the recording.
     """
 
     _MOST = 4096  # bytes; a pipe that is ready takes as many at once (PIPE_BUF)
@@ -247,7 +245,7 @@ class ConsoleOutput:
             self.flush()
 
     def flush(self) -> None:
-        """Show what waits."""
+        """Write what is still to be shown."""
         while self._waiting and not self._gone:
             try:
                 if select.select([], [self._fd], [], 0.1)[1]:
@@ -268,5 +266,5 @@ class ConsoleOutput:
 def _read(fd: int) -> bytes:
     try:
         return os.read(fd, 4096)
-    except OSError:  # a terminal that was hung up
+    except OSError:  # the terminal was hung up
         return b""

@@ -30,7 +30,7 @@ class Program:
     verbs: Mapping[str, str]
     package: str
     modules: Mapping[str, str] = field(default_factory=dict)
-    """Modules of verbs whose names Python takes for itself."""
+    """The modules of verbs whose names cannot be names of modules."""
 
 
 TT = Program("tt", ABOUT, START, VERBS, "tt.cli")
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None, program: Program = TT) -> int:
     except KeyboardInterrupt:
         return _fail(program, "interrupted", 130)
     except BrokenPipeError:
-        # Whoever read our output has had enough.  Python flushes again when it exits: let that go nowhere.
+        # The reader of our output closed it.  Python flushes again when it exits: send that to /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as e:

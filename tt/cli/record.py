@@ -92,7 +92,7 @@ def register(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Record, and say what came of it."""
+    """Record, and print the result."""
     output = _output(args)
     limits = _limits(args)
     script = _script(args.input)
@@ -171,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def facts(recording: Recording) -> dict[str, Any]:
-    """Return what came of a recording as plain data."""
+    """Return the result of a recording as plain data."""
     path = recording.path
     return {
         "trace": None if path is None else str(path),
@@ -187,7 +187,7 @@ def facts(recording: Recording) -> dict[str, Any]:
 
 
 def summary(recording: Recording) -> list[str]:
-    """Return what came of a recording in a few lines to read."""
+    """Return the result of a recording in a few lines to read."""
     told = facts(recording)
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in told["kinds"].items())
     trace, ticks = told["trace"], told["end_tick"]

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _telling(session: Session) -> Iterator[None]:
-    """Show on a terminal at stderr how far long ways are."""
+    """Show on a terminal at stderr how far a long replay is."""
     with Progress("searching") as progress:
         session.on_progress = lambda tick: progress(tick, session.end_tick)
         try:

@@ -112,7 +112,7 @@ def cache_directory() -> Path:
 
 
 def with_lists(cache: Path, action: Callable[[Apt], T]) -> T:
-    """Return `action(apt)` with the first set of package lists that serves it.
+    """Return `action(apt)` with the first set of package lists with which it succeeds.
 
     First the system's lists, then private ones kept from an earlier run, then
     private ones fetched anew.  Raises `BadInput` where none does.

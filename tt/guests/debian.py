@@ -94,7 +94,7 @@ def _fetch(apt: Apt, say: Callable[[str], None]) -> dict[Package, Path]:
 
 
 def _once(say: Callable[[str], None]) -> Callable[[str], None]:
-    """Return `say` that says nothing twice, for work that may be tried again."""
+    """Return a `say` that prints each line once only, for work that may be tried again."""
     said: set[str] = set()
 
     def say_once(line: str) -> None:

@@ -22,7 +22,7 @@ def demo_guest(scratch: Path) -> Path:
 def build(out: Path, say: Callable[[str], None] = lambda line: None) -> Path:
     """Copy the C kit and its guests' sources into `out`, build them there, and return the demo's ELF file.
 
-    `bug_guest(out)` is the other one.
+    `bug_guest(out)` returns the other guest's.
 
     Raises `BadInput` if `out` cannot be written, `TTError` without a C compiler.
     """

@@ -11,7 +11,7 @@ _PACKAGE = "e2fsprogs"
 _UUID = "74742d64-6562-4961-8e2d-726f6f746673"
 _HASH_SEED = "74742d64-6562-4961-8e2d-686173686573"
 
-# Said in full, because /etc/mke2fs.conf differs from one release of Debian to the next.
+# Written out in full, because /etc/mke2fs.conf differs from one release of Debian to the next.
 _CONFIG = """\
 [defaults]
     base_features = sparse_super,large_file,filetype,dir_index,ext_attr

@@ -68,11 +68,11 @@ class ConsoleProbe:
         parse_script(self.script, self.name)
 
     def key(self) -> str:
-        """Return what tells this probe from others."""
+        """Return a text that identifies this probe."""
         return f"console {runner(self.runner).key()} {self.setup.key()} {self.script!r}"
 
     def describe(self) -> str:
-        """Return the probe in a line."""
+        """Return one line that describes the probe."""
         return f"--console {self.name} on {self.runner}"
 
     def run(self, disk: DiskView) -> ProbeVerdict:

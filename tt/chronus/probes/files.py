@@ -28,11 +28,11 @@ class FilesProbe:
     timeout_s: float = 60.0
 
     def key(self) -> str:
-        """Return what tells this probe from others."""
+        """Return a text that identifies this probe."""
         return f"files {self.paths!r} {self.command!r} {named_files(self.command)}"
 
     def describe(self) -> str:
-        """Return the probe in a line."""
+        """Return one line that describes the probe."""
         return f"--files {self.command!r}"
 
     def fingerprint(self, disk: DiskView) -> bytes | None:

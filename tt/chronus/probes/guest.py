@@ -45,12 +45,12 @@ class GuestProbe:
     early: bool = False
 
     def key(self) -> str:
-        """Return what tells this probe from others."""
+        """Return a text that identifies this probe."""
         ran = runner(self.runner).key()
         return f"guest {ran} {'early' if self.early else 'booted'} {self.setup.key()} {self._text()!r}"
 
     def describe(self) -> str:
-        """Return the probe in a line."""
+        """Return one line that describes the probe."""
         return f"--guest {self.command!r}{' --early' if self.early else ''} on {self.runner}"
 
     def run(self, disk: DiskView) -> ProbeVerdict:

@@ -49,13 +49,13 @@ class RunProbe:
             raise ProbeError(f"{self.after!r} is no regex to wait for: {e}") from None
 
     def key(self) -> str:
-        """Return what tells this probe from others."""
+        """Return a text that identifies this probe."""
         ran = runner(self.runner).key()
         named = named_files(self.command, Path.cwd())
         return f"run {ran} {self.setup.key()} {self.after!r} {self.command!r} {named}"
 
     def describe(self) -> str:
-        """Return the probe in a line."""
+        """Return one line that describes the probe."""
         return f"--run {self.command!r} on {self.runner}"
 
     def run(self, disk: DiskView) -> ProbeVerdict:

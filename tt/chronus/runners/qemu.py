@@ -73,7 +73,7 @@ class QemuRunner:
         return "qemu"
 
     def key(self) -> str:
-        """Return what tells this runner from others; its speed is left out."""
+        """Return a text that identifies this runner; its speed is left out."""
         return repr(replace(self, accelerator="auto"))
 
     @classmethod

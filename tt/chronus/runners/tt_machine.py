@@ -107,7 +107,7 @@ class TtRunner:
     name = "tt"
 
     def key(self) -> str:
-        """Return what tells this runner from others."""
+        """Return a text that identifies this runner."""
         return "tt"
 
     def start(self, disk: DiskView, setup: Setup) -> TtGuest:

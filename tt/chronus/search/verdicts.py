@@ -11,7 +11,7 @@ from tt.errors import TTError
 
 
 class Outcome(Enum):
-    """What came of a probe."""
+    """The result of a probe."""
 
     GOOD = "good"
     BAD = "bad"
@@ -53,7 +53,7 @@ class Probe(Protocol):
         ...
 
     def describe(self) -> str:
-        """Return the probe in a line to read."""
+        """Return one line that describes the probe."""
         ...
 
     def run(self, disk: DiskView) -> ProbeVerdict:

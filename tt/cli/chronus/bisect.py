@@ -144,7 +144,7 @@ def _jobs(args: argparse.Namespace) -> int:
 
 
 class _Telling:
-    """What is told on the way, on stderr, as git does."""
+    """The lines of progress on stderr, in git's form."""
 
     def __init__(self, history: History, quiet: bool) -> None:
         self._history = history
@@ -153,13 +153,13 @@ class _Telling:
         self._known = 0
 
     def step(self, line: str) -> None:
-        """Tell how far it is."""
+        """Print how far the search is."""
         if not self._quiet and line != self._shown:
             self._shown = line
             print(line, file=sys.stderr, flush=True)
 
     def probe(self, probed: Probed) -> None:
-        """Tell of a look."""
+        """Report a look."""
         verdict = probed.verdict
         what = verdict.outcome.value + (f" ({printable(verdict.signature)})" if verdict.signature else "")
         if not probed.runs:

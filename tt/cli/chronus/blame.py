@@ -25,7 +25,7 @@ def register(subparsers: Subparsers) -> None:
         """chronus blame disk.tt /etc/ssh/sshd_config
            chronus blame disk.tt /etc/fstab --patch
            chronus blame disk.tt vda1:/grub/grub.cfg --since -7d --json""",
-        "Each line is a write after which the file was another: a guest that starts from the instant before "
+        "Each line is a write that changed the file: a guest that starts from the instant before "
         "it sees the old file, from the instant after it the new one.  A directory changes as names in it "
         "come and go; a link is looked at itself.  Exits with 1 where nothing is, or was, at PATH.",
     )

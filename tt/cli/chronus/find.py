@@ -79,13 +79,13 @@ def _matches(node: Node, args: argparse.Namespace) -> bool:
 
 
 class _size:  # noqa: N801 - a function with a memory
-    """Tells whether a size is what `--size` asks for; raises `UsageError` for what is no size."""
+    """Tells whether a size is what `--size` asks for; raises `UsageError` for a size below 0."""
 
     def __init__(self, text: str | None) -> None:
         self._sign = text[0] if text and text[0] in "+-" else ""
         self._size = None if text is None else parse_size(text.removeprefix(self._sign))
         if self._size is not None and self._size < 0:
-            raise UsageError(f"--size {text}: no size")
+            raise UsageError(f"--size {text}: a size is 0 or more")
 
     def __call__(self, size: int) -> bool:
         if self._size is None:

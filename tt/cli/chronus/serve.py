@@ -1,4 +1,4 @@
-"""`chronus serve`: be a disk, over NBD."""
+"""`chronus serve`: serve a disk over NBD."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tt.cli.parser import Subparsers
 
 _LIVE = "live"
-_SWITCH_S = 0.0005  # a client's thread that has to wait for another's gets its turn this soon
+_SWITCH_S = 0.0005  # a client's thread waits about this long for another's to let it run
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -179,7 +179,7 @@ def _tell(args: argparse.Namespace, server: Server, exports: list[Export], wante
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """Set an event at the first signal that asks for an end; a second one does what it always does."""
+    """Set an event at the first signal that asks for an end; a second one has its usual effect."""
     stopped = threading.Event()
     before = {number: signal.getsignal(number) for number in _STOPS}
 

@@ -33,7 +33,7 @@ def register(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Squash, and say what that was worth."""
+    """Squash, and print how many bytes that freed."""
     from tt.chronus.store.squash import copy_from, squash
 
     with open_history(args) as history:

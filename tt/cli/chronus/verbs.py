@@ -22,7 +22,7 @@ VERBS = {
     "diff": "tell which files differ between two instants",
     "blame": "list the instants at which a file changed",
     "bisect": "find the write that broke a machine",
-    "serve": "be a disk, over NBD: live with every write kept, or as it was",
+    "serve": "serve a disk over NBD: live with every write kept, or as it was",
     "import": "make a history of disk images or qcow2 snapshots",
     "export": "write a disk as it was to an image",
     "squash": "forget old history",

@@ -46,11 +46,11 @@ def undone_by_signals() -> Iterator[None]:
 
     def end(number: int, _frame: object) -> None:
         for each in _ENDS:
-            signal.signal(each, signal.SIG_IGN)  # once: what is cleaned up now must not be cut
+            signal.signal(each, signal.SIG_IGN)  # the clean-up must not be interrupted
         raise _Ended(number)
 
     for number in _ENDS:
-        if before[number] is not signal.SIG_IGN:  # nohup means it
+        if before[number] is not signal.SIG_IGN:  # a signal that nohup had ignored stays so
             signal.signal(number, end)
     try:
         yield
