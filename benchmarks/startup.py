@@ -8,6 +8,7 @@ Bars: `tt --help` at most 0.15 s, `tt replay TRACE --batch where` at most 0.3 s,
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -15,6 +16,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+BARS_S = {"tt --help": 0.15, "tt replay --batch where": 0.3}
 
 
 def cpu_seconds() -> float:
@@ -27,7 +30,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "demo.tt"
         tt = [sys.executable, "-m", "tt.cli.main"]
@@ -43,7 +47,7 @@ def main() -> None:
         cpu: dict[str, list[float]] = {name: [] for name in commands}
         # As installed programs run: from compiled modules.
         environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{folder}/cache"}
-        for number in range(rounds + 1):  # the first fills the cache and is not counted
+        for number in range(options.rounds + 1):  # the first fills the cache and is not counted
             for name, command in commands.items():
                 before, began = cpu_seconds(), time.perf_counter()
                 subprocess.run(command, env=environment, capture_output=True, check=True)
@@ -51,11 +55,21 @@ def main() -> None:
                 if number:
                     wall[name].append(took)
                     cpu[name].append(after - before)
-        base = statistics.median(wall["python -c pass"])
-        print(f"{'':<26}{'wall, s':>9}{'cpu, s':>9}{'times python':>15}")
-        for name, times in wall.items():
-            median = statistics.median(times)
-            print(f"{name:<26}{median:>9.3f}{statistics.median(cpu[name]):>9.3f}{median / base:>15.1f}")
+        medians = {
+            name: {"wall_s": statistics.median(wall[name]), "cpu_s": statistics.median(cpu[name])}
+            for name in commands
+        }
+    if options.json:
+        print(json.dumps(medians))
+        return
+    base = medians["python -c pass"]["wall_s"]
+    print(f"| {'command':<24} | wall, s | cpu, s | times python | bar, s |")
+    print(f"|{'-' * 26}|--------:|-------:|-------------:|-------:|")
+    for name, found in medians.items():
+        times, bar = found["wall_s"] / base, BARS_S.get(name, "")
+        print(
+            f"| {name:<24} | {found['wall_s']:>7.3f} | {found['cpu_s']:>6.3f} | {times:>12.1f} | {bar:>6} |"
+        )
 
 
 if __name__ == "__main__":

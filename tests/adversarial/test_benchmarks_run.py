@@ -26,6 +26,7 @@ QUICK = {
     "chronus_bisect": ["--writes", "3000", "--searches", "4"],
     "far_write": ["--rounds", "2", "--guest", "DEBIAN", "--ticks", "100000000"],
     "guest_disk": ["--rounds", "1", "--guest", "DEBIAN"],
+    "startup": ["--rounds", "2"],
 }
 # It builds a server and searches for minutes; test_chronus_bugs.py does the same.
 LONG = {"chronus_bugs"}
