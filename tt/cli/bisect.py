@@ -1,4 +1,4 @@
-"""`tt bisect`: find the tick from which something is so."""
+"""`tt bisect`: find the tick from which a condition holds."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _LOOKS, _LOOKS_OF_COMMANDS = 1000, 50  # of --all, without --every
 _MORE = """
 A state is bad where EXPR holds, or where COMMAND says so.  Between a good place and a bad one the first
 bad tick is found, exactly; with --bad before --good, the first that is good again.  It is the only one if
-the condition changes once: a few more places are looked at, and what contradicts is told.  --all finds every
-change: for an expression on memory at fixed addresses after every store to it, for others by looking each
-1000th of the way (with --run each 50th), or each N ticks.  Expressions are
+the condition changes once: a few more places are looked at, and contradictions are reported.  --all finds
+every change: for an expression on memory at fixed addresses after every store to it, for others by looking
+each 1000th of the way (with --run each 50th), or each N ticks.  Expressions are
 C's: registers ($rax), memory (u32[addr], *(int*)addr, str[addr], physical p32[addr]), symbols (an address:
 *name is what lies there), tick, ns, and console ~ "regex"; where no memory is mapped a condition does not
 hold.  COMMAND's exit code is that of git bisect run: 0 good, 1 to 124 bad, 125 skip, 128 or more ends the

@@ -37,7 +37,7 @@ busy; sleep 2
 
 
 def run(args: argparse.Namespace) -> int:
-    """Play it, telling what happens; return 1 where the guilty file is not found."""
+    """Run the demo, and report what happens; return 1 where the guilty file is not found."""
     import tempfile
 
     say: Callable[[str], None] = (lambda line: None) if args.json else _say
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def play(path: Path, say: Callable[[str], None]) -> tuple[Bisection, Finding, dict[str, Any]]:
-    """Record a server's life into `path`, find what broke it, and say why."""
+    """Record a server at work into `path`, find what broke it, and say why."""
     from tt.chronus.probes.guest import GuestProbe
     from tt.chronus.report.terminal import render
     from tt.chronus.runners.runner import setup_of
@@ -74,7 +74,7 @@ def play(path: Path, say: Callable[[str], None]) -> tuple[Bisection, Finding, di
     from tt.vmm.live import LiveSource, seeded_entropy
 
     image = _guest(say)
-    say("A Debian machine serves a web page, and lives: logs, notes, cron, edits of its configuration.")
+    say("A Debian machine serves a web page and is used: logs, notes, cron, edits of its configuration.")
     begin = time.monotonic()
     recording = record(
         configure(image, epoch=1_763_900_000), path, LiveSource(script=script_lines(LIFE.encode())),

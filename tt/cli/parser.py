@@ -22,7 +22,7 @@ VERBS = {
     "record": "run a guest and write down everything that happens to it",
     "replay": "go to any moment of a recording",
     "gdb": "let gdb go forwards and backwards through a recording",
-    "bisect": "find the tick from which something is so",
+    "bisect": "find the tick from which a condition holds",
     "fork": "go another way from a moment of a recording",
     "timelines": "show the tree of a recording and its forks",
     "diff": "tell where two recordings, or two moments, differ",

@@ -70,7 +70,7 @@ class Apt:
         text = tools.run(command).stdout
         fields = dict(re.findall(r"^([A-Za-z0-9-]+): *(.*)$", text.split("\n\n")[0], re.MULTILINE))
         if not {"Package", "Version", "SHA256"} <= fields.keys():
-            raise tools.ToolFailed(f"apt-cache says nothing of the package {name}")
+            raise tools.ToolFailed(f"apt-cache does not know the package {name}")
         return Package(fields["Package"], fields["Version"], fields.get("Depends", ""), fields["SHA256"])
 
     def cached(self, package: Package) -> bool:

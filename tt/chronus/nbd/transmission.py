@@ -105,7 +105,7 @@ class Transmission:
             got = self._sock.recv_into(buffer[have:])
             if not got:
                 if begin < have:
-                    raise Gone("it left amid a request")
+                    raise Gone("it disconnected in the middle of a request")
                 return
             have += got
             if have - begin < need:
@@ -130,7 +130,7 @@ class Transmission:
         while have - at >= _HEAD:
             magic, flags, command, cookie, offset, length = unpack(buffer, at)
             if magic != nbd.REQUEST_MAGIC:
-                raise Gone("it sent something that is no request")
+                raise Gone("it sent something that is not a request")
             if (
                 command == nbd.CMD_READ
                 and not flags
@@ -196,7 +196,7 @@ class Transmission:
                         raise BlockingIOError
                     got = self._sock.recv_into(buffer[have:])
                     if not got:
-                        raise Gone("it left amid a request")
+                        raise Gone("it disconnected in the middle of a request")
                     have += got
             except BlockingIOError:
                 raise Gone(f"a large write did not arrive within {_SWIFT_S} s") from None
@@ -338,7 +338,7 @@ class Transmission:
                 pieces = self._fetch(offset + at, some)
             except Exception as e:
                 if at and not chunks:
-                    raise Gone(f"amid a read: {self._errors(e)[1]}") from None
+                    raise Gone(f"in the middle of a read: {self._errors(e)[1]}") from None
                 self._fail(cookie, *self._errors(e))
                 return
             if chunks or (not at and self._structured):

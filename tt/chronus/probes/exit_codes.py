@@ -24,7 +24,7 @@ def outcome_of(code: int, command: str, where: str = "") -> Outcome:
         raise KeyboardInterrupt
     if code < 0 or code >= 128:
         how = f"was killed by signal {-code}" if code < 0 else f"exits with {code}"
-        raise ProbeError(f"{command!r} {how}{where}, which says nothing of the disk: {RULE}")
+        raise ProbeError(f"{command!r} {how}{where}, which is no verdict on the disk: {RULE}")
     if code == 125:
         return Outcome.SKIP
     return Outcome.BAD if code else Outcome.GOOD

@@ -258,7 +258,9 @@ class QemuGuest:
         if self._disk.error is not None:
             raise self._disk.error
         if self._complaints:
-            raise ProbeError(f"the guest's disk failed, which says nothing of it: {self._complaints[0]}")
+            raise ProbeError(
+                f"reading the guest's disk failed, so there is no verdict: {self._complaints[0]}"
+            )
         self._console += data
         del self._console[:-_MAX_CONSOLE]
         if self._hub is not None:

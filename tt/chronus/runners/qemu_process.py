@@ -160,7 +160,7 @@ class QemuProcess:
         self._monitor.settimeout(None)
         if self.ended is None and self._is_gone():
             code = self._process.wait()
-            raise ProbeError(f"QEMU ended with {code}, which says nothing of the disk: {self._complaint()}")
+            raise ProbeError(f"QEMU ended with {code}, which is no verdict on the disk: {self._complaint()}")
 
     def _is_gone(self) -> bool:
         """Whether the process has ended: its monitor is closed."""

@@ -64,7 +64,7 @@ class Asker:
             yield instant, self._note(instant, verdict, runs)
 
     def ends(self, instants: Sequence[int], bad: int) -> dict[int, ProbeVerdict]:
-        """Ask for the ends, of which instant `bad` says what counts as bad; return their verdicts."""
+        """Return the verdicts of the ends; the one at instant `bad` decides what counts as bad."""
         verdicts: dict[int, tuple[ProbeVerdict, int]] = {}
         for instant, verdict, runs in self._verdicts(instants):
             verdicts[instant] = (verdict, runs)

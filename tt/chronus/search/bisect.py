@@ -195,7 +195,7 @@ class _Search:
         self._low, self._high = sorted((result.good, result.bad))
         self._doubt = 1 - options.confidence
 
-    # ---- the two kinds
+    # ---- the two kinds of search
 
     def one_turn(self) -> list[Turn]:
         """Probe the ends, and find the turn between them; raises `NothingToFind`."""
@@ -327,7 +327,7 @@ class _Search:
         return held
 
     def _check(self, name: str, instant: int, wanted: bool) -> None:
-        """See that an end that was probed is what it should be."""
+        """Check that an end that was probed is what it should be."""
         if self._asker.states[instant] is wanted:
             return
         verdict = next(one.verdict for one in reversed(self._result.probed) if one.instant == instant)

@@ -31,7 +31,7 @@ _CLEAN_UP_S = 3.0
 
 @dataclass(frozen=True)
 class Where:
-    """The disk of a history, as another process opens it."""
+    """What another process needs to open the disk of a history."""
 
     path: Path
     base: Path | None = None
@@ -40,7 +40,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Look:
-    """What came of a probe of an instant.
+    """The result of probing an instant.
 
     `seen` is a digest of all that the probe saw, if it can tell.  Without `keep` the answer may have another
     cause than the disk, and must not be kept.

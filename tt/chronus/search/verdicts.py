@@ -40,7 +40,7 @@ class ProbeVerdict:
 
 
 class ProbeError(TTError):
-    """A probe cannot be run, which says nothing of the disk (exit code 2)."""
+    """A probe cannot be run, so there is no verdict on the disk (exit code 2)."""
 
     exit_code = 2
 

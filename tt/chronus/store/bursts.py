@@ -1,4 +1,4 @@
-"""Grouping writes into bursts: what was written in one go, with a pause after it."""
+"""Grouping writes into bursts: writes without a long pause between them."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ class History:
         return self._log.pieces(self.disk, block, instant)
 
     def identity(self, block: int, instant: int) -> bytes:
-        """Return a name for a block's contents: 16 bytes, or `base`; the same name, the same contents."""
+        """Return a name for a block's contents: 16 bytes, or `base`; equal names mean equal contents."""
         pieces = self.pieces(block, instant)
         if not pieces:
             return b"base"

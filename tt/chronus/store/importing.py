@@ -315,7 +315,7 @@ def _info(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(text)
         found["virtual-size"] = int(found["virtual-size"])
     except (ValueError, KeyError, TypeError):
-        raise BadInput(f"qemu-img says nothing of {path} that tt understands") from None
+        raise BadInput(f"qemu-img describes {path} in a way that tt does not understand") from None
     return found
 
 

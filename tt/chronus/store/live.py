@@ -56,10 +56,10 @@ def create(path: Path, base: Path | None, size: int | None = None, overwrite: bo
 class LiveDisk:
     """A disk that can be written to, each write of which becomes an instant of the history at `path`.
 
-    `size`, offsets and sizes are in bytes; what is not aligned to 4 KB is written as the blocks that it
-    makes.  `write`, `zero`, `trim` are done when they return, and safe after `flush`, or at once with
-    `fua`.  May be used by several threads.  Raises `BadInput` where `path` is no disk's history or in
-    use, `TTError` where it cannot be written any more.
+    `size`, offsets and sizes are in bytes; what is not aligned to 4 KB is extended to whole blocks.  `write`,
+    `zero`, `trim` are done when they return, and safe after `flush`, or at once with `fua`.  May be used by
+    several threads.  Raises `BadInput` where `path` is no disk's history or in use, `TTError` where it cannot
+    be written any more.
     """
 
     readonly = False
@@ -80,7 +80,7 @@ class LiveDisk:
         self._backlog_bytes = backlog_bytes
         recover(path, say)
         self._lock = spool.Lock(path)
-        # Held for every look at what follows; notified when the packer has made room, or died.
+        # Held while the attributes below are used; notified when the packer has made room, or died.
         self._state = threading.Condition(threading.Lock())
         self._error: str | None = None
         try:
@@ -106,7 +106,7 @@ class LiveDisk:
         """The number of the newest write."""
         return self._number
 
-    # What a disk does
+    # The operations of a disk
 
     def read(self, offset: int, size: int) -> list[Buffer]:
         """Return `size` bytes from `offset`, in pieces."""
@@ -284,7 +284,7 @@ class LiveDisk:
             self._spool.end_batch()
 
     def _aligned(self, offset: int, data: Buffer) -> tuple[int, bytes]:
-        """Return a write as the whole blocks that it makes."""
+        """Return a write extended to whole blocks."""
         begin = offset // BLOCK * BLOCK
         end = min(-(-(offset + len(data)) // BLOCK) * BLOCK, self.size)
         whole = bytearray(end - begin)

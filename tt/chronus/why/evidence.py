@@ -47,7 +47,7 @@ class Evidence:
 
 
 def evidence(history: History, change: Change, instant: int) -> Iterator[Evidence]:
-    """Yield what shows `change` at `instant`, by which it was made, the best first; possibly nothing."""
+    """Yield the bytes that show `change`, made up to `instant`, the best first; possibly nothing."""
     side = change.after or change.before
     if side is None or side.place is None:
         yield from _by_contents(history, change, instant)

@@ -48,7 +48,7 @@ def add_probe_options(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--timeout", metavar="S", type=float, default=_DEFAULT_TIMEOUT_S,
-        help="seconds for one probe (120); what takes longer hangs",
+        help="seconds for one probe (120); a longer one counts as a hang",
     )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def _setup(args: argparse.Namespace, history: History) -> Setup:
     from tt.chronus.runners.named import runner
     from tt.chronus.runners.runner import setup_of
 
-    runner(args.runner)  # raises for one that there is not
+    runner(args.runner)  # raises for an unknown name
     return setup_of(
         history, kernel=args.kernel, initrd=args.initrd, append=args.append, mem=args.mem,
         timeout_s=args.timeout, ports=tuple(args.port or ()),

@@ -1,4 +1,4 @@
-"""While a verb works for long: how far it is, and an end by a signal that leaves nothing behind."""
+"""For verbs that work for long: a line of progress, and a clean end by a signal."""
 
 from __future__ import annotations
 
