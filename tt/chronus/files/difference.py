@@ -166,7 +166,7 @@ class DiskIndex:
                 yield change
 
     def _walk(self, files: FileSystem[Any] | None) -> set[str]:
-        """Return all paths of a file system but the root's own; what is broken is left out."""
+        """Return all paths of a file system but the root's own; damaged files are left out."""
         found: set[str] = set()
         stack = ["/"] if files else []
         while stack and files:

@@ -294,7 +294,7 @@ class VolumeIndex:
             return {}
 
     def _links_of(self, inode: int, old: bool) -> list[Link]:
-        """Return what leads to an inode, sorted."""
+        """Return the names that lead to an inode, sorted."""
         if old and inode in self._old_links:
             return self._old_links[inode]
         there = self._links.get(inode)

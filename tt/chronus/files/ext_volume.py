@@ -115,7 +115,7 @@ class ExtVolume(ExtFileSystem):
         return found
 
     def shape(self) -> tuple[object, ...]:
-        """Return what of the superblock two views must share to be compared block by block."""
+        """Return the fields of the superblock that two views must share to be compared block by block."""
         groups = self._blocks_per_group, self.inodes_per_group, self._first_data_block, self._first_meta_bg
         return self.block_size, self._blocks, self._inodes, self._inode_size, *groups, self.uuid
 
@@ -295,7 +295,7 @@ class ExtVolume(ExtFileSystem):
         return self._blocks_at(block, count)
 
     def stat_of(self, inode: Inode) -> Stat:
-        """Return what is known of an inode."""
+        """Return the facts of an inode."""
         return self._stat(inode)
 
     def contents(self, inode: Inode) -> bytes:

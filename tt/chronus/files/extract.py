@@ -47,7 +47,7 @@ def extract(
     """Take `paths`, and what is below them, out of `tree` into the folder `into`, under the same paths.
 
     Contents are `limit` bytes at most.  Raises `NotFound` for a path that is not there (unless
-    `missing_ok`), `BadInput` for damage and what is too large, `UsageError` where `into` cannot be written.
+    `missing_ok`), `BadInput` for damage and too large files, `UsageError` where `into` cannot be written.
     """
     found = Extracted()
     try:
@@ -130,7 +130,7 @@ def remove(inside: str, root: int) -> None:
 
 
 def inside_link(path: str, target: str) -> str:
-    """Return a link's target so that it means inside the folder what it meant on the disk.
+    """Return a link's target, changed so that it leads to the same file inside the folder as on the disk.
 
     `path` is where the link is.  Absolute targets become relative ones, and none leads out.
     """

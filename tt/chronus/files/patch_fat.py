@@ -69,7 +69,7 @@ class FatEditor:
                 volume.finish()
             except BadInput:
                 raise
-            # The library lets many kinds of errors through for what is damaged.
+            # On a damaged volume the library raises many kinds of errors.
             except (PyFATException, ValueError, LookupError, TypeError, AttributeError) as e:
                 raise BadInput(f"files on {self._where} cannot be changed: {one_line(e)}") from None
 

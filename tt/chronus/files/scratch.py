@@ -68,11 +68,11 @@ class Scratch:
             return dict(_differences(then, now, self.volume.size))
 
     def keep(self, changed: Mapping[int, bytes]) -> None:
-        """Make what was changed the state that `restore` returns to."""
+        """Keep the changes: `restore` returns to the present state from now on."""
         _put(self._pristine, changed)
 
     def restore(self, changed: Mapping[int, bytes]) -> None:
-        """Undo what was changed."""
+        """Undo the changes."""
         with self._pristine.open("rb") as then:
             _put(self.path, {at: os.pread(then.fileno(), len(data), at) for at, data in changed.items()})
 

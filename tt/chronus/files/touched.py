@@ -52,7 +52,7 @@ def regions(index: DiskIndex, blocks: Collection[int]) -> list[Region]:
 
 
 def _roles(each: OpenVolume, prefix: str, block: int) -> set[tuple[str, str]]:
-    """Return (kind, path) of what a disk's block of 4 KB is on a volume."""
+    """Return (kind, path) of each use that a volume makes of a disk's block of 4 KB."""
     if each.index is None:
         return {("volume", "")}
     size = each.index.volume.block_size

@@ -128,7 +128,7 @@ class _Negotiation:
         return Session(export, self._structured, self._status_of is export)
 
     def _answer(self, option: int, data: bytes) -> Export | None:
-        """Do what an option asks for, except for its final acknowledgement."""
+        """Carry out an option, except for its final acknowledgement."""
         match option:
             case nbd.OPT_ABORT:
                 return None

@@ -81,7 +81,7 @@ class Transmission:
         self._budget = budget
         self._say = say
         self._read_into = getattr(session.export, "read_into", None)
-        self._room = memoryview(bytearray(_SEND_AT + _RUN))  # for what was read and is not sent
+        self._room = memoryview(bytearray(_SEND_AT + _RUN))  # for bytes that were read and are not sent yet
         self._room_at = 0
         self._out: list[Buffer] = []
         self._out_bytes = 0
@@ -94,7 +94,7 @@ class Transmission:
     def run(self) -> None:
         """Answer until the client leaves; raises `Gone` where it did not ask to, `OSError`."""
         buffer = memoryview(bytearray(_ROOM))
-        begin = have = 0  # what has arrived and is not taken
+        begin = have = 0  # the bytes that have arrived and are not handled yet
         need = _HEAD  # bytes of the request at `begin`
         while True:
             if begin == have:

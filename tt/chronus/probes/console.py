@@ -189,7 +189,7 @@ class Conversation:
         self.heard.mark = match.end()
         if choice.outcome is not None:
             raise _Over(choice.outcome, self._matched(choice, match))
-        self._crash = signatures.Watch()  # the script expected what was printed so far
+        self._crash = signatures.Watch()  # a crash printed before the match was expected
 
     def _log_in(self, step: Login) -> None:
         """Log in, or find the guest logged in, until it is at a shell's prompt."""
@@ -297,7 +297,7 @@ class Conversation:
         return pattern.search(self.heard.line) is not None
 
     def _first(self, choices: Sequence[Choice]) -> tuple[Choice, re.Match[str]] | None:
-        """Return which of `choices`, or of what is looked out for, comes first behind the mark."""
+        """Return which of `choices`, or of the `whenever` steps, matches first behind the mark."""
         heard = self.heard
         found = [
             (match.start(), number, choice, match)
@@ -310,7 +310,7 @@ class Conversation:
         return choice, match
 
     def _look_out(self) -> None:
-        """End the conversation by what is looked out for, or a crash."""
+        """End the conversation if a `whenever` step matches, or at a crash."""
         found = self._first(())
         if found is not None:
             choice, match = found

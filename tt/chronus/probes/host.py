@@ -45,7 +45,7 @@ def run_command(
     folder: Path | None = None,
     cancel: threading.Event | None = None,
 ) -> tuple[int | None, str]:
-    """Run a shell command; return its exit code (None: it took longer than that) and what it said last.
+    """Run a shell command; return its exit code (None: it took longer than that) and its last output.
 
     Another thread may end it before its time by setting `cancel`.
     """

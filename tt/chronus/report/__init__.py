@@ -1,1 +1,1 @@
-"""Telling what a search found: on a terminal, and as a page."""
+"""Reports of a search's result: on a terminal, and as a page."""

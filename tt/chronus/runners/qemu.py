@@ -32,7 +32,7 @@ BINARY = "qemu-system-x86_64"
 QEMU_CMDLINE = ("console=ttyS0", "panic=-1")
 """Words for a Linux kernel: use the serial console, and end a panic with a reset, which ends QEMU."""
 
-_OF_TT = frozenset(loader.PC_CMDLINE) - {"console=ttyS0"}  # what a recorded kernel was told of tt's machine
+_OF_TT = frozenset(loader.PC_CMDLINE) - {"console=ttyS0"}  # words meant for tt's machine only
 
 _MAX_CONSOLE = 16 << 20
 _BOOTABLE = b"\x55\xaa"  # at 510 of a boot sector

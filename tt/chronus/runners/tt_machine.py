@@ -41,7 +41,7 @@ _NO_WAITING = "panic=-1"  # a panic ends the machine at once
 
 
 class Quick:
-    """The source of a guest's inputs: what is typed, and an idle guest's time jumps ahead.
+    """The source of a guest's inputs: typed bytes; and the jumps of an idle guest's time.
 
     `until_ns` is the guest time at which the reader wants to be back, `fresh` whether there is something
     for it to read.  With `pace` an idle guest's time passes as the host's does.

@@ -1,4 +1,4 @@
-"""What a probe says of a disk, and what a probe is."""
+"""The verdict of a probe on a disk, and the interface of a probe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Outcome(Enum):
 class ProbeVerdict:
     """One probe's answer.
 
-    `signature` is what a crash is known by (a panic's line); `output` and `console` are the last part of
+    `signature` identifies a crash (a panic's line); `output` and `console` are the last part of
     what the probe and the guest printed; `reads` the blocks of 4 KB that the answer depended on, None
     where that is not known; `cached` says that another instant's answer was taken.
     """

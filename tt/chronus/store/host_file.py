@@ -46,7 +46,7 @@ def file_extents(fd: int, offset: int, size: int, most: int = 4096) -> list[tupl
 
 
 def data_ranges(fd: int, stop: int, begin: int = 0) -> Iterator[tuple[int, int]]:
-    """Yield (begin, end) of what is no hole between two offsets of a file, rising."""
+    """Yield (begin, end) of the data, without holes, between two offsets of a file, rising."""
     at = begin
     while at < stop:
         try:

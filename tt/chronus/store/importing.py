@@ -173,7 +173,7 @@ class _RawImage:
             raise BadInput(f"cannot read {self.path}: {e.strerror or e}") from None
 
     def data(self) -> Iterator[tuple[int, int]]:
-        """Yield (begin, end) of what is no hole, in whole blocks."""
+        """Yield (begin, end) of the data, without holes, in whole blocks."""
         for begin, end in data_ranges(self._file.fileno(), self.size):
             yield begin // BLOCK * BLOCK, -(-end // BLOCK) * BLOCK
 

@@ -46,7 +46,7 @@ class SpoolWriter:
         self._dirty.add(self.segment)
 
     def wrote(self, block: int, count: int) -> None:
-        """Remember that what was appended last made these blocks."""
+        """Remember that the bytes appended last are these blocks."""
         self._written[self.segment].append((block, count))
 
     def end_batch(self) -> None:

@@ -16,7 +16,7 @@ Test = Callable[[tuple[Item, ...]], bool | None]
 class Tester:
     """Asks `test` of subsets of `items`, each subset once.
 
-    Subsets are given by the positions of what is in them.  `answers` holds what was asked, in that order.
+    Subsets are given by the positions of their items.  `answers` holds the subsets asked for, in that order.
     """
 
     def __init__(self, items: Sequence[Item], test: Test[Item]) -> None:

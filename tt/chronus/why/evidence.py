@@ -42,7 +42,7 @@ class Evidence:
 
     @property
     def inside(self) -> int:
-        """Where the bytes are in what the write wrote."""
+        """The offset of the bytes in the data of the write."""
         return self.offset - self.write.lba * 512
 
 
@@ -232,7 +232,7 @@ def _entry(data: bytes, name: bytes) -> tuple[int, int] | None:
 
 
 def _by_contents(history: History, change: Change, instant: int) -> Iterator[Evidence]:
-    """Look for the new contents among what was written last, where the file system's layout is not known."""
+    """Look for the new contents in the latest writes, where the file system's layout is not known."""
     if change.after is None or change.after.node.stat.kind != "file":
         return
     new = change.after.read(MAX_FILE)

@@ -124,9 +124,8 @@ class Writers:
 def last_change(timeline: Timeline, addr: int, size: int) -> tuple[int, int] | None:
     """Return (tick, rip) of the last store by an instruction before here that changed guest-physical bytes.
 
-    Goes to right after it.  A store of what was there already, as a process that touches an inode makes
-    them, is passed over.  Returns None, and does not move, if a device changed them later, or nothing changed
-    them.
+    Goes to right after it.  A store that changes nothing, as when a process touches an inode, is skipped.
+    Returns None, and does not move, if a device changed them later, or nothing changed them.
     """
     start = timeline.tick
     with excursion(timeline):
