@@ -78,7 +78,7 @@ class _Head(NamedTuple):
 def batch_of_data(
     number: int, host_ns: int, writes: Sequence[tuple[int, bytes | bytearray | memoryview]]
 ) -> bytes:
-    """Return the header and table before the data of `writes`: (offset in bytes, data) each, from `number` on."""
+    """Return the header and table before the data of `writes`: (offset, data) each, from `number` on."""
     rows: list[int] = []
     size = 0
     for offset, data in writes:
