@@ -143,7 +143,7 @@ def test_a_console_that_nobody_reads_ends_the_recording(tt: TT, denali_demo: Pat
         (("{demo}", "--input", "no"), 3, "cannot read --input no"),
         (("{demo}", "--disk", "no.img"), 3, "no.img"),
         (("{demo}", "-o", "no/such/x.tt"), 3, "no/such"),
-        (("garbage", "--machine", "denali"), 3, "no ELF file"),
+        (("garbage", "--machine", "denali"), 3, "not an ELF file"),
     ],
 )
 def test_errors_are_one_line(

@@ -25,7 +25,7 @@ def check_name(name: str) -> str:
     """Return a bookmark's name, without an @ in front of it; raises `UsageError` for a bad one."""
     bare = name.removeprefix("@")
     if not bare or len(bare) > MAX_NAME or not bare.isprintable() or any(c.isspace() for c in bare):
-        raise UsageError(f"{name[:40]!r} is no name for a bookmark: give a word, such as before-crash")
+        raise UsageError(f"{name[:40]!r} is not a name for a bookmark: give a word, such as before-crash")
     return bare
 
 

@@ -340,7 +340,7 @@ class Trace:
         """Guest ns per tick."""
         period = self.meta.get("period_ns", DEFAULT_PERIOD_NS)
         if not isinstance(period, int) or period <= 0:
-            raise self.damaged("its period_ns is no positive number")
+            raise self.damaged("its period_ns is not a positive number")
         return period
 
     def _tick_after(self, busy_ns: int) -> int:
@@ -404,7 +404,7 @@ class Trace:
         self.reason = str(reason)
         self.summary: dict[str, Any] = _plain(json.loads(summary))
         if not isinstance(self.summary, dict):
-            raise self.damaged("its summary is no table")
+            raise self.damaged("its summary is not a table")
 
     @property
     def end_state(self) -> str:

@@ -169,7 +169,7 @@ def probe(path: Path) -> int:
     """Return the format version of the trace at `path`.
 
     Reads the first 100 bytes and decodes nothing else.  Raises `BadInput` when
-    the file cannot be read, is no trace, or is of a version this tt cannot read.
+    the file cannot be read, is not a trace, or is of a version this tt cannot read.
     """
     try:
         if not path.is_file():

@@ -175,7 +175,7 @@ class Code:
 
 
 def decode(data: bytes, addr: int, bits: int, base: int = 0) -> Code | None:
-    """Return the instruction in `data`, which is at linear `addr`; None if these bytes are no instruction."""
+    """Return the instruction in `data`, which is at linear `addr`; None if these bytes are not one."""
     for raw in _decoder(bits).disasm(data, addr, 1):
         return Code(addr, raw.size, f"{raw.mnemonic} {raw.op_str}".rstrip(), raw, bits, base)
     return None

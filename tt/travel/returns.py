@@ -189,7 +189,7 @@ def _after(code: Code, spot: _Spot, timeline: Timeline) -> Iterator[_Spot]:
 
 
 def _stack_after(code: Code, spot: _Spot, timeline: Timeline) -> tuple[int, int | None] | None:
-    """Return RSP and RBP after an instruction that is no jump; None if RSP is not known any more."""
+    """Return RSP and RBP after an instruction that is not a jump; None if RSP is not known any more."""
     raw, sp, fp = code.raw, spot.sp, spot.fp
     width = code.stack_word
     operands = raw.operands

@@ -1,4 +1,4 @@
-"""What one stops at: breakpoints, watchpoints, catchpoints, and what arriving there looks like.
+"""Places to stop at: breakpoints, watchpoints, catchpoints, and what arriving at one looks like.
 
 Plain data: nothing in here runs a machine, so a shell or a gdb server may keep,
 list and change stops while nothing is open.  `tt.travel.search` finds them.
@@ -144,7 +144,7 @@ class Catchpoint(StopPoint):
         if self.what == "console" and self.pattern is None:
             raise UsageError("catch console needs a regular expression: catch console 'login:'")
         if self.what == "exception" and not 0 <= (self.number_wanted or 0) < 256:
-            raise UsageError(f"{self.number_wanted} is no vector: give 0 to 255")
+            raise UsageError(f"{self.number_wanted} is not a vector: give 0 to 255")
         if self.what == "device" and self.device is not None:
             split_device(self.device)
         _ = self.regex
@@ -155,7 +155,7 @@ class Catchpoint(StopPoint):
         try:
             return re.compile((self.pattern or "").encode(), re.MULTILINE)
         except re.error as e:
-            raise UsageError(f"{self.pattern!r} is no regular expression: {e}") from None
+            raise UsageError(f"{self.pattern!r} is not a regular expression: {e}") from None
 
     @property
     def in_log(self) -> bool:
@@ -184,7 +184,7 @@ def split_device(device: str) -> tuple[str, int | None]:
     """Return the name and the unit of `disk0`; raises `UsageError` when there is no such device."""
     match = re.fullmatch(r"([a-z]+)([0-9]+)?", device)
     if match is None or match[1] not in DEVICES:
-        raise UsageError(f"{device!r} is no device: give {', '.join(DEVICES)}, with a number or without")
+        raise UsageError(f"{device!r} is not a device: give {', '.join(DEVICES)}, with a number or without")
     return match[1], None if match[2] is None else int(match[2])
 
 
@@ -273,5 +273,5 @@ class Arrival:
 def _check_address(addr: int, size: int) -> None:
     if not 0 <= addr < ADDRESSES or size < 1 or addr + size > ADDRESSES:
         raise UsageError(
-            f"{size} bytes at {addr:#x} are no place in memory: give 1 byte or more, below 2**64"
+            f"{size} bytes at {addr:#x} are not a place in memory: give 1 byte or more, below 2**64"
         )

@@ -87,7 +87,7 @@ def _pieces(timeline: Timeline, addr: int, size: int, physical: bool) -> list[tu
     """Return the guest-physical (addr, size) of a range, joined where they are neighbours."""
     engine = timeline.machine.engine
     if size < 1 or addr < 0 or (physical and addr + size > engine.size):
-        raise UsageError(f"{size} bytes at {addr:#x} are no place in RAM ({engine.size:#x} bytes)")
+        raise UsageError(f"{size} bytes at {addr:#x} are not within RAM ({engine.size:#x} bytes)")
     if physical:
         return [(addr, size)]
     pieces: list[tuple[int, int]] = []

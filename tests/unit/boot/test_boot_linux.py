@@ -240,7 +240,7 @@ def test_plans_are_a_pure_function() -> None:
         (make_elf(64, addr=1 << 33), None, "", 1 << 34, r"above 4 GB"),
         (b"\x7fELF\x05\x01" + bytes(60), None, "", MEM, r"unknown class"),
         (b"\x7fELF\x02\x01" + bytes(70), None, "", MEM, r"machine type 0"),
-        (b"not ELF", None, "", MEM, r"is no ELF file"),
+        (b"not ELF", None, "", MEM, r"is not an ELF file"),
     ],
 )
 def test_errors_of_vmlinux(kernel: bytes, initrd: bytes | None, line: str, mem: int, message: str) -> None:
@@ -256,7 +256,7 @@ def test_errors_of_bzimage() -> None:
         linux.plan_bzimage(make_bzimage(payload)[:2000], None, "", MEM)
     with pytest.raises(BadInput, match="zImage"):
         linux.plan_bzimage(make_bzimage(b"code", kernel_64=False, loadflags=0), None, "", MEM)
-    with pytest.raises(BadInput, match="no bzImage"):
+    with pytest.raises(BadInput, match="not a bzImage"):
         linux.plan_bzimage(b"MZ" + bytes(1000), None, "", MEM)
     with pytest.raises(BadInput, match="needs at least 48 MB"):
         linux.plan_bzimage(make_bzimage(b"code", kernel_64=False), None, "", 20 * MIB)

@@ -156,7 +156,7 @@ def test_a_module_goes_below_a_kernel_at_the_end_of_memory() -> None:
         (make_multiboot_elf(flags=0x8803), "", MEM, r"\(flag bits 11, 15\)"),
         (video_kernel(2), "", MEM, "video mode type 2"),
         (b"nothing", "", MEM, "no Multiboot header"),
-        (make_multiboot(), "", MEM, "is no ELF file"),
+        (make_multiboot(), "", MEM, "is not an ELF file"),
         (make_multiboot(addresses=(MIB, 2 * MIB, 0, 0, MIB)), "", MEM, "before its beginning"),
         (make_multiboot(addresses=(2 * MIB, MIB, 0, 0, MIB)), "", MEM, "before its beginning"),
         (make_multiboot(addresses=(MIB, MIB, 9 * MIB, 0, MIB)), "", MEM, "cut short"),

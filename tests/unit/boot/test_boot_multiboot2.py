@@ -121,7 +121,7 @@ def test_wishes_that_need_no_answer() -> None:
         (make_multiboot2(tag(2, MIB, MIB, 0, 0)), MEM, "an address tag and no entry address tag"),
         (make_multiboot2(tag(2, MIB, 2 * MIB, 0, 0), tag(3, MIB)), MEM, "before its beginning"),
         (make_multiboot2(tag(2, MIB, MIB, MIB + 9 * MIB, 0), tag(3, MIB)), MEM, "cut short"),
-        (make_multiboot2(), MEM, "is no ELF file"),
+        (make_multiboot2(), MEM, "is not an ELF file"),
         (make_elf(32, addr=MIB, code=make_multiboot2(end=False)[:-len(CODE)]), MEM, "has no end tag"),
         (make_multiboot2_elf(32, tag(10, 0, MIB, 4, 1)), MEM, "between 0x0 and 0x100000 in 64 MB"),
         (make_multiboot2_elf(), MIB, "needs at least 2 MB"),

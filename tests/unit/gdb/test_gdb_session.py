@@ -297,7 +297,7 @@ def test_monitor_help_names_every_command(gdb: Client) -> None:
         ("fork x frob=", "an expression is wanted"),
         ("fork x frob", "give rax=5"),
         ("seek 'open", "quotation"),
-        ("bookmark 'a b'", "no name for a bookmark"),
+        ("bookmark 'a b'", "not a name for a bookmark"),
         ("memory sideways", "it is: monitor memory"),
     ],
 )

@@ -169,7 +169,7 @@ def test_catchpoints_stop(session: Session, line: str, text: str) -> None:
         ("catch disk x", "'x' is not a sector"),
         ("catch console", "regular expression"),
         ("catch console '('", "regular expression"),
-        ("catch device lamp", "'lamp' is no device"),
+        ("catch device lamp", "'lamp' is not a device"),
         ("break nothing_like_it", "is no address"),
         ("watch 0x1000 99999", "give a size from 1 to 4,096"),
         ("watch 0xfffffffffffffffe 8", "past the last address"),

@@ -101,16 +101,16 @@ def test_in_words(point: StopPoint, words: str) -> None:
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: Breakpoint(-1), "no place in memory"),
-        (lambda: Breakpoint(1 << 64), "no place in memory"),
-        (lambda: Watchpoint(0, 0), "no place in memory"),
-        (lambda: Watchpoint((1 << 64) - 4, 8), "no place in memory"),
+        (lambda: Breakpoint(-1), "not a place in memory"),
+        (lambda: Breakpoint(1 << 64), "not a place in memory"),
+        (lambda: Watchpoint(0, 0), "not a place in memory"),
+        (lambda: Watchpoint((1 << 64) - 4, 8), "not a place in memory"),
         (lambda: Watchpoint(0, 8, False, False), "never stops"),
         (lambda: Catchpoint("thunder"), "cannot be caught: give interrupt, device"),
         (lambda: Catchpoint("console"), "needs a regular expression"),
-        (lambda: Catchpoint("console", pattern="(") and None, "no regular expression"),
-        (lambda: Catchpoint("exception", number_wanted=256), "no vector"),
-        (lambda: Catchpoint("device", device="toaster"), "no device"),
+        (lambda: Catchpoint("console", pattern="(") and None, "not a regular expression"),
+        (lambda: Catchpoint("exception", number_wanted=256), "not a vector"),
+        (lambda: Catchpoint("device", device="toaster"), "not a device"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: object, complaint: str) -> None:

@@ -182,7 +182,7 @@ class Fork:
         sectors = self.machine.disks[disk].sectors
         if len(data) % SECTOR or lba < 0 or lba + len(data) // SECTOR > sectors:
             raise UsageError(
-                f"{len(data)} bytes at lba {lba} are no whole sectors of disk {disk}: "
+                f"{len(data)} bytes at lba {lba} are not whole sectors of disk {disk}: "
                 f"it has {sectors:,} of {SECTOR} bytes"
             )
         for at in range(0, len(data), MAX_DATA):

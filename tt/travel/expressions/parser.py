@@ -433,7 +433,7 @@ class Parser:
 def check_truth(node: Node, text: str, column: int) -> None:
     """Refuse what cannot be a condition, and what is one only by mistake."""
     if node.kind is TEXT:
-        raise ExpressionError('a text is no condition: compare it, as in console ~ "panic"', text, column)
+        raise ExpressionError('a text is not a condition: compare it, as in console ~ "panic"', text, column)
     if node.symbol:
         raise ExpressionError(_contents(node.symbol), text, column)
 

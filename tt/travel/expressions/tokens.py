@@ -85,11 +85,11 @@ def number(token: Token, text: str) -> tuple[int, bool]:
     if match is None:
         octal = token.text.startswith("0") and token.text.isdigit()
         hint = "octal is written 0o17" if octal else "there are 12, 1_000, 0x1f, 0b101 and 0o17"
-        raise ExpressionError(f"{token.text[:40]!r} is no number: {hint}", text, token.column)
+        raise ExpressionError(f"{token.text[:40]!r} is not a number: {hint}", text, token.column)
     try:
         value = int(match[1], 0)
     except ValueError:  # 1__0, 0x_
-        raise ExpressionError(f"{token.text!r} is no number", text, token.column) from None
+        raise ExpressionError(f"{token.text!r} is not a number", text, token.column) from None
     if value >> 64:
         raise ExpressionError("that number has more than 64 bits", text, token.column)
     return value, bool(value >> 63) or "u" in (match[2] or "")

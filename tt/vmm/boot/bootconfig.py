@@ -166,7 +166,7 @@ class _Finder:
                     yield mounted, target, f"{path} on {mounted.volume.name}"
 
     def load(self, mounted: Mounted, target: Target, description: str) -> BootEntry | None:
-        """Read a target's files; None, and a note, when one is missing or is no kernel for its command."""
+        """Read a target's files; None, and a note, when one is missing or not a kernel for its command."""
         paths = [target.kernel, *target.initrds, *(module.path for module in target.modules)]
         found = []
         for path in paths:

@@ -2,7 +2,7 @@
 
 The formats are those of `scripts/Makefile.lib` in Linux ("Compression"): the
 stream is followed by the unpacked size as 4 little-endian bytes (gzip has its
-own), so bytes after the end of a stream are no error.
+own), so bytes after the end of a stream are not an error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Damaged(Exception):
 
 
 def sniff_compression(data: bytes) -> str | None:
-    """Name the compression `data` begins with (`gzip`, `xz`, ...), None when it is none of Linux's."""
+    """Name the compression `data` begins with (`gzip`, `xz`, ...), None for any other data."""
     for magic, name, _ in _FORMATS:
         if data.startswith(magic):
             return name

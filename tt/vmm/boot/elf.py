@@ -65,7 +65,7 @@ def parse_elf(data: bytes, what: str) -> ElfImage:
     Raises `BadInput` for anything but a complete i386 or x86-64 executable.
     """
     if data[:4] != MAGIC or len(data) < 52:
-        raise BadInput(f"{what} is no ELF file")
+        raise BadInput(f"{what} is not an ELF file")
     bits = {1: 32, 2: 64}.get(data[4])
     if bits is None or data[5] != 1:
         raise BadInput(f"{what} is an ELF file of an unknown class or byte order: damaged?")

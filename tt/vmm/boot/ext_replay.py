@@ -338,7 +338,7 @@ class _Replay:
         body = self._body(number)
         (flags,) = struct.unpack_from("<I", body, 32)
         if body[1] >> 4 != 0x4:
-            raise ValueError(f"inode {number} is no directory")
+            raise ValueError(f"inode {number} is not a directory")
         if not flags & _INLINE:
             return
         (parent,) = struct.unpack_from("<I", body, _MAP)

@@ -92,7 +92,7 @@ class FileSystem(abc.ABC, Generic[NodeT]):
         with self._guard(path):
             stat = self._stat(node)
             if stat.kind != "file":
-                raise BadInput(f"{printable(path)} on {self.where} is no regular file")
+                raise BadInput(f"{printable(path)} on {self.where} is not a regular file")
             if stat.size > limit:
                 raise BadInput(
                     f"{printable(path)} on {self.where} is {stat.size} bytes, over the bound of {limit}"
@@ -104,15 +104,15 @@ class FileSystem(abc.ABC, Generic[NodeT]):
         node = self._resolve(path)[-1]
         with self._guard(path):
             if self._stat(node).kind != "directory":
-                raise BadInput(f"{printable(path)} on {self.where} is no directory")
+                raise BadInput(f"{printable(path)} on {self.where} is not a directory")
             return sorted(name for name in self._names(node) if name not in (".", ".."))
 
     def readlink(self, path: str) -> str:
-        """Return the target of a symbolic link; raises `BadInput` when `path` is none."""
+        """Return the target of a symbolic link; raises `BadInput` when `path` is something else."""
         node = self._resolve(path, follow=False)[-1]
         with self._guard(path):
             if self._stat(node).kind != "symlink":
-                raise BadInput(f"{printable(path)} on {self.where} is no symbolic link")
+                raise BadInput(f"{printable(path)} on {self.where} is not a symbolic link")
             return self._link_target(node)
 
     @abc.abstractmethod

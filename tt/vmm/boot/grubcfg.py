@@ -73,7 +73,7 @@ class GrubMenu:
         """Run the configuration in `text` and return what it boots, the default first.
 
         Behind the default come the fallback and all others in menu order, for
-        when the default is no Linux kernel.  `prefix` is the directory of the
+        when the default is not a Linux kernel.  `prefix` is the directory of the
         configuration, with its device.  Raises `BadInput` when the text makes no sense.
         """
         variables = {"prefix": prefix, "root": "", "grub_platform": "pc", "grub_cpu": "i386"}

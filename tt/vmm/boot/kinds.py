@@ -28,7 +28,7 @@ def kernel_kind(data: bytes) -> str | None:
 
 
 def kind_for(protocol: Protocol, data: bytes, path: str) -> str | None:
-    """Return the kind of the kernel `data` under a configuration's command; None when it is no kernel.
+    """Return the kind of the kernel `data` under a configuration's command; None when it is not a kernel.
 
     Raises `BadInput` for a kernel without the header that `multiboot` or `multiboot2` looks for.
     """

@@ -88,7 +88,7 @@ class SetupHeader:
     def parse(cls, image: bytes) -> SetupHeader:
         """Parse the header in `image`; raises `BadInput` when there is none or it is cut short."""
         if not is_bzimage(image):
-            raise BadInput("kernel is no bzImage: its setup header is missing")
+            raise BadInput("kernel is not a bzImage: its setup header is missing")
         end = min(_JUMP + 2 + image[_JUMP + 1], _HEADER_END)
         raw = image[_SETUP_SECTS:end]
         padded = image[:end].ljust(_HEADER_END, b"\0")

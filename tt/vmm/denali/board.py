@@ -167,7 +167,7 @@ class DenaliBoard:
     # ---- called by the run loop -----------------------------------------------
 
     def typed(self, data: bytes) -> None:
-        """Take what somebody typed; the guest hears of it at the next hand-over."""
+        """Take typed bytes; the guest learns of them at the next hand-over."""
         self._console.send(ConsoleInput(data))
 
     def raise_event(self, bits: int) -> None:

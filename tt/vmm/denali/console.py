@@ -52,7 +52,7 @@ class Console:
         return len(data)
 
     def typed(self, data: bytes) -> None:
-        """Keep what somebody typed for the next hand-over."""
+        """Keep typed bytes for the next hand-over."""
         self._arrived += data[: TYPED_LIMIT - len(self._typed) - len(self._arrived)]
 
     @property

@@ -63,11 +63,11 @@ class GuestImage(NamedTuple):
 
     @classmethod
     def parse(cls, data: bytes, name: str) -> GuestImage:
-        """Take an ELF64 file apart.  Raises `BadInput` if it is no guest for this machine."""
+        """Take an ELF64 file apart.  Raises `BadInput` if it is not a guest for this machine."""
         if len(data) > FILE_LIMIT:
             raise _bad(name, f"it is larger than {FILE_LIMIT >> 20} MiB")
         if not data.startswith(b"\x7fELF"):
-            raise _bad(name, "it is no ELF file")
+            raise _bad(name, "it is not an ELF file")
         try:
             entry, segments = _parse(data, name)
         except BadInput:
@@ -110,9 +110,9 @@ def _parse(data: bytes, name: str) -> tuple[int, tuple[Segment, ...]]:
     kind, machine, entry, headers_at = struct.unpack_from("<16xHH4xQQ", data)
     header_size, count = struct.unpack_from("<HH", data, 54)
     if data[4:6] != b"\x02\x01" or machine != _EM_X86_64:
-        raise _bad(name, "it is no little-endian x86-64 ELF file")
+        raise _bad(name, "it is not a little-endian x86-64 ELF file")
     if kind != _ET_EXEC:
-        raise _bad(name, "it is no static executable: link it with -static -no-pie")
+        raise _bad(name, "it is not a static executable: link it with -static -no-pie")
     if not 0 < count <= SEGMENT_LIMIT:
         raise _bad(name, f"it has {count} program headers, not 1 to {SEGMENT_LIMIT}")
     segments: list[Segment] = []

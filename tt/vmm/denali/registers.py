@@ -24,7 +24,7 @@ PAGE = 4096
 REGISTER_PAGE = 0x1000
 MAGIC = int.from_bytes(b"DENALI1", "little")
 REFUSED = 2**64 - 1
-"""What a virtual instruction answers to arguments that make no sense."""
+"""What a virtual instruction returns for arguments that make no sense."""
 
 
 class Register(IntEnum):
