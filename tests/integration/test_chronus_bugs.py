@@ -1,4 +1,4 @@
-"""Fifteen real configuration bugs on a Debian server with real packages, each found by its probe."""
+"""Real configuration bugs on a Debian server with real packages, each found by its probe."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def test_callers_by_exception_tables(program: Path, bias: int) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF", b"MZ" + bytes(500), bytes(1000)])
 def test_what_is_no_elf_file_is_refused(data: bytes) -> None:
-    with pytest.raises(BadInput, match="no ELF file, or damaged"):
+    with pytest.raises(BadInput, match="not an ELF file, or damaged"):
         SymbolTable().load_elf(data)
 
 

@@ -151,4 +151,4 @@ def _number(text: str, option: str) -> int:
     try:
         return int(text, 0)
     except ValueError:
-        raise UsageError(f"{option}: {text[:40]!r} is no number") from None
+        raise UsageError(f"{option}: {text[:40]!r} is not a number") from None

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.every is not None:
         digits = args.every.replace("_", "").replace(",", "")
         if not digits.isdigit() or len(digits) > 18:
-            raise UsageError(f"--every {args.every!r} is no number of ticks: give 10_000_000, say")
+            raise UsageError(f"--every {args.every!r} is not a number of ticks: give 10_000_000, say")
         every = int(digits)
     path = Path(args.trace)
     with Progress(f"indexing {path.name}") as progress:

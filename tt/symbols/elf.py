@@ -24,7 +24,7 @@ def elf_symbols(data: bytes, label: str, bias: int = 0) -> list[Symbol]:
     """Return the functions, objects and labels of an ELF file, the best name of each address first.
 
     `bias` is added to each address.  A stripped file yields those of its dynamic
-    linking, perhaps none.  Raises `BadInput` for what is no ELF file.
+    linking, perhaps none.  Raises `BadInput` for what is not an ELF file.
     """
     try:
         tables = _tables(ELFFile(io.BytesIO(data)), data)
@@ -33,7 +33,7 @@ def elf_symbols(data: bytes, label: str, bias: int = 0) -> list[Symbol]:
         raise
     except Exception as e:
         # pyelftools and its `construct` let all sorts of exceptions out for damaged files.
-        raise BadInput(f"{label} is no ELF file, or damaged: {str(e) or type(e).__name__}") from None
+        raise BadInput(f"{label} is not an ELF file, or damaged: {str(e) or type(e).__name__}") from None
     found: dict[tuple[str, int], tuple[int, Symbol]] = {}
     for value, size, name, kind, binding in rows:
         addr = (value + bias) % _TOP

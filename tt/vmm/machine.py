@@ -220,7 +220,7 @@ class Machine(abc.ABC):
             sectors, rest = divmod(len(event.data), SECTOR)
             if rest or event.value + sectors > self.disks[event.unit].sectors:
                 raise BadInput(
-                    f"{where}: {len(event.data)} bytes at lba {event.value} are no whole sectors of disk "
+                    f"{where}: {len(event.data)} bytes at lba {event.value} are not whole sectors of disk "
                     f"{event.unit} ({self.disks[event.unit].sectors} sectors of {SECTOR} bytes)"
                 )
         else:

@@ -305,7 +305,7 @@ class Router:
         """Do what a ROUTE or PARENT_LATER event says; raises a `TTError` where it cannot have happened."""
         port = next((port for port in self._ports.values() if port.unit == event.unit), None)
         if port is None:
-            raise BadInput(f"the record names device {event.unit}, which there is not: the trace is damaged")
+            raise BadInput(f"the record names device {event.unit}, which the machine does not have: damaged")
         if event.kind is Kind.ROUTE:
             port.routed = bool(event.value)
             return
@@ -367,7 +367,7 @@ class Router:
         for at, entry in enumerate(saved.ports):
             where = f"the router.ports[{at}]"
             if entry.name not in self._ports or entry.name in ports:
-                raise misfit(where, f"{entry.name[:20]!r} is no device, or here twice")
+                raise misfit(where, f"{entry.name[:20]!r} is not a device, or is here twice")
             if not entry.routed and not entry.waiting:
                 raise misfit(where, "a port with nothing to say is left out")
             waiting: dict[int, Sent] = {}

@@ -47,7 +47,7 @@ def test_moments(inside: Inside, boot: Path) -> None:
     [
         (["--reg", "rax"], 2, "says too little"),
         (["--reg", "zax=1"], 2, "no register"),
-        (["--reg", "rax=x"], 2, "is no number"),
+        (["--reg", "rax=x"], 2, "is not a number"),
         (["--write", "0x1000=abc"], 2, "is no bytes"),
         (["--disk", "0:0=/nowhere"], 3, "nowhere"),
         (["--disk", "7:0=/etc/hostname"], 2, "no disk 7"),

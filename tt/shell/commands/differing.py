@@ -1,4 +1,4 @@
-"""What differs between two moments or two recordings, and since when something is so."""
+"""What differs between two moments or two recordings, and the tick from which an expression holds."""
 
 from __future__ import annotations
 
