@@ -18,7 +18,15 @@ from typing import Any, Self
 
 import pytest
 
+from tt.cli.main import TT as PROGRAM
+from tt.cli.main import Program, main
+
 ROOT = Path(__file__).parents[1]
+
+
+def unmeasured() -> dict[str, str]:
+    """Return the environment for a process of which is asked what it loads: coverage would load more."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
 
 class TT:
@@ -57,11 +65,14 @@ class Inside(TT):
     Not for tests of signals, of a terminal, of a closed stream, or of output of commands that `tt` starts.
     """
 
+    def __init__(self, folder: Path, program: Program = PROGRAM) -> None:
+        super().__init__(folder)
+        self.program = program
+
     def __call__(
         self, *words: object, code: int = 0, stdin: bytes = b"", timeout_s: float = 120, **env: str
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run `tt words...` and check its exit code."""
-        from tt.cli.main import main
+        """Run `tt words...`, or another program, and check its exit code."""
 
         given, out, err = (
             io.TextIOWrapper(io.BytesIO(data), write_through=True) for data in (stdin, b"", b"")
@@ -73,7 +84,7 @@ class Inside(TT):
                 patch.setattr(sys, name, stream)
             for name, value in env.items():
                 patch.setenv(name, value)
-            exit_code = main(argv)
+            exit_code = main(argv, self.program)
         done = subprocess.CompletedProcess(argv, exit_code, _all(out), _all(err))
         assert done.returncode == code, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
         return done

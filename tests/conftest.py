@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 from cli_rig import ROOT, TT, Inside
 
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-    # Started under nohup: the tests of signals, and what they start, are to have it as anybody else has.
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Started under nohup, or in the background of a script: the tests of signals, and what they start, are to
+# have them as anybody else has.
+for number, usual in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session")
@@ -79,3 +81,11 @@ def tt(tmp_path: Path) -> TT:
 def inside(tmp_path: Path) -> Inside:
     """Return the `tt` command without a process of its own, in the same folder as `tt`."""
     return Inside(tmp_path)
+
+
+@pytest.fixture
+def chronus(tmp_path: Path) -> Inside:
+    """Return the `chronus` command without a process of its own, in the same folder as `tt`."""
+    from tt.cli.chronus.main import CHRONUS
+
+    return Inside(tmp_path, CHRONUS)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cli_rig import ROOT, TT, Inside
+from cli_rig import ROOT, TT, Inside, unmeasured
 
 from tt.events import Event, Kind
 from tt.log import Trace
@@ -316,7 +316,7 @@ def test_the_public_names() -> None:
         "assert callable(tt.record) and tt.Recording is Recording and tt.__version__\n"
         "assert set(tt.__all__) <= set(dir(tt))\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    subprocess.run([sys.executable, "-c", code], check=True, env={**unmeasured(), "PYTHONPATH": str(ROOT)})
 
 
 # ---- Debian

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_rig import ROOT
+from cli_rig import ROOT, unmeasured
 
 from tt.log import TraceWriter
 
@@ -38,7 +38,9 @@ def loaded(*argv: str, program: str = "tt.cli.main") -> set[str]:
         "print('\\n', *sorted(sys.modules), file=sys.stderr)\n"
         "sys.exit(code)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=unmeasured()
+    )
     return set(done.stderr.split())
 
 

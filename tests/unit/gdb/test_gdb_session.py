@@ -290,6 +290,8 @@ def test_monitor_help_names_every_command(gdb: Client) -> None:
         ("b", "several commands"),
         ("last-write", "it is: monitor last-write"),
         ("last-write 0x1000 0", "give a number"),
+        ("handlers perhaps", "it is: monitor handlers skip, or monitor handlers show"),
+        ("fork x *0x200000=abc", "'abc': give the bytes in hex"),
         ("console x", "give a number"),
         ("devices nothing", "no device"),
         ("fork ../x", "plain file name"),
@@ -494,3 +496,24 @@ def test_a_fault_of_ours_is_not_taken_for_a_bad_packet(
     assert gdb.session.answer(b"m1000,zz") == b"E01"
     assert gdb.session.answer(b"qRcmd,0g") == b"E01"
     assert gdb.session.answer(b"qRcmd,ff") == b"E01"
+
+
+def test_who_wrote(gdb: Client, timeline: Timeline) -> None:
+    gdb.monitor("seek 50%")
+    tick = timeline.tick
+    told = gdb.monitor("last-write $rsp")
+    assert re.match(r"tick [\d,]+: the instruction at 0x[0-9a-f]+", told)
+    assert "\nold " in told and "\nnew " in told
+    before = int(re.findall(r"monitor seek (\d+) ", told)[0])
+    assert before < tick == timeline.tick
+    gdb.monitor("memory physical")
+    assert gdb.monitor("last-write 0xe00000 16").startswith("nothing wrote to 16 bytes at ")
+    gdb.monitor("memory virtual")
+    assert timeline.tick == tick
+
+
+def test_handlers_are_gone_into_or_past(gdb: Client) -> None:
+    assert "goes into" in gdb.monitor("handlers show")
+    assert "goes past" in gdb.monitor("handlers skip")
+    assert gdb.motion.skips_handlers
+    gdb.monitor("handlers show")
