@@ -136,13 +136,12 @@ class LiveRun:
         """
         return self._run(min(goal, self._next_digest, self._spacing.next), pausing=True)
 
-    def settle(self, goal: int = FOREVER) -> Stop:
+    def settle(self) -> Stop:
         """Go on to the next place that a replay finds too: an arrival at a tick, idling, or the end.
 
-        At most to tick `goal`; the source is not asked for pauses, and no time passes
-        for an idle guest.
+        The source is not asked for pauses, and no time passes for an idle guest.
         """
-        return self._run(min(goal, self.machine.tick + 1), pausing=False)
+        return self._run(self.machine.tick + 1, pausing=False)
 
     def take_digest(self) -> None:
         """Take the digest of the state here, on arrival; it is logged when the machine has moved on."""
@@ -166,11 +165,9 @@ class LiveRun:
         """Close the trace, with a digest of the last state, at a place that a replay finds too."""
         if self._recorder is None:
             return
-        at = "arrival"
         if not self.is_arrival:
-            at = {"tick": "arrival"}.get(stop := self.settle().reason, stop)
-        if self.machine.ended is not None:
-            at = "power"
+            self.settle()
+        at = "power" if self.machine.ended is not None else "arrival" if self.is_arrival else "idle"
         if self._digest is not None and self._digest[0] < self.machine.tick:
             self._log_digest()
         self.take_digest()
