@@ -49,6 +49,10 @@ class Kind(IntEnum):
     PARENT = 15, Role.ANSWER  # what a parent did with a message just sent     unit=device, data=step
     PARENT_LATER = 16, Role.INPUT  # the same, at a later tick        unit=device, value=message, data=step
     ROUTE = 17, Role.INPUT  # messages go to a parent from now on (1), or no more (0)   unit=device, value
+    # Since format version 5.
+    FRAME_IN = 18, Role.INPUT  # a frame reached a network card       unit=card, data=the frame
+    FRAME_OUT = 19, Role.NOTE  # the guest sent a frame               unit=card, data=the frame
+    LINK = 20, Role.INPUT  # a network card's link went up (1), or down (0)             unit=card, value
 
 
 def kinds_of(*roles: Role) -> frozenset[Kind]:
@@ -59,6 +63,8 @@ def kinds_of(*roles: Role) -> frozenset[Kind]:
 ANSWERS = kinds_of(Role.ANSWER)
 INPUTS = kinds_of(Role.INPUT, Role.EDIT)
 """What reaches a machine at a tick of its own: inputs, and changes by hand (`tt.travel.branches.fork`)."""
+FRAMES = frozenset({Kind.FRAME_IN, Kind.FRAME_OUT})
+"""What carries an Ethernet frame, without its checksum."""
 FROM_OUTSIDE = ANSWERS | INPUTS
 """What a machine could not have computed by itself."""
 

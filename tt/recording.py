@@ -17,7 +17,7 @@ from tt.vmm.config import MachineConfig
 from tt.vmm.disk_images import open_disks
 from tt.vmm.engine import FOREVER
 from tt.vmm.live import LiveSource
-from tt.vmm.machine import Machine, Stop
+from tt.vmm.machine import NETWORK_SLICE_TICKS, Machine, Stop
 from tt.vmm.spacing import Spacing
 
 DIGEST_EVERY_TICKS = 250_000_000
@@ -251,6 +251,10 @@ def record(
         )
     try:
         source.now_ns = machine.clock.now
+        source.ticks_until = machine.clock.ticks_until
+        if source.network is not None:
+            source.network.room = machine.frame_room
+            machine.slice_ticks = NETWORK_SLICE_TICKS
         source.wants_input = lambda: machine.wants_input
         recorder = None
         if writer is not None:

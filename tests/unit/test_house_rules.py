@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "position": {"errors"},
     "log": BASE,
     "vmm": BASE,
+    "net": BASE | {"vmm"},
     "guests": BASE | {"vmm"},
     "recording": BASE | {"log", "vmm"},
     "checker": BASE | {"log", "vmm", "recording"},
@@ -38,8 +39,8 @@ MAY_IMPORT = {
     "chronus": TRAVELLING,
     "shell": TRAVELLING | {"guests", "gdb"},
     "gdb": TRAVELLING,
-    "cli": TRAVELLING | {"guests", "shell", "gdb", ""},
-    "": TRAVELLING | {"guests"},  # tt/__init__.py, the public face
+    "cli": TRAVELLING | {"net", "guests", "shell", "gdb", ""},
+    "": TRAVELLING | {"net", "guests"},  # tt/__init__.py, the public face
 }
 
 # The rooms inside chronus, each of which may import from those before it.

@@ -17,6 +17,7 @@ from tt.position import format_tick
 
 if TYPE_CHECKING:
     from tt.cli.parser import Subparsers
+    from tt.net.spec import NetSpec
     from tt.recording import Recording
 
 _LAST_EPOCH = 253_402_300_799  # the end of the year 9999, as far as the CMOS clock counts
@@ -72,6 +73,22 @@ def register(subparsers: Subparsers) -> None:
         "--epoch", metavar="SECONDS", type=_whole, help="wall clock at power-on, since 1970 (now)"
     )
     machine.add_argument("--seed", metavar="N", type=_whole, help="the guest's random bytes follow from N")
+    machine.add_argument(
+        "--net",
+        metavar="END",
+        action="append",
+        default=[],
+        help="a network card, connected to `none`, `user` (the host, through passt), stream:unix:PATH or "
+        "stream:HOST:PORT (QEMU's format; `,listen` waits there), or pcap:FILE; options follow after "
+        "commas, see docs/network.md (may be repeated)",
+    )
+    machine.add_argument(
+        "--forward",
+        metavar="HOST:GUEST",
+        action="append",
+        default=[],
+        help="with --net user: connections to this port of the host's loopback reach that port of the guest",
+    )
     running = parser.add_argument_group("running")
     running.add_argument(
         "--pace",
@@ -96,14 +113,17 @@ def run(args: argparse.Namespace) -> int:
     output = _output(args)
     limits = _limits(args)
     script = _script(args.input)
+    nets = _nets(args)
 
     from tt.cli import keyboard
     from tt.events import Event, Kind
     from tt.recording import record
     from tt.vmm.config import parse_size
-    from tt.vmm.configure import configure
+    from tt.vmm.configure import configure, sniff_machine
     from tt.vmm.live import LiveSource, seeded_entropy
 
+    if nets:
+        from tt.net.spec import cards, connect
     config = configure(
         args.guest,
         machine=args.machine,
@@ -114,12 +134,15 @@ def run(args: argparse.Namespace) -> int:
         disks=args.disk,
         clock=args.clock,
         epoch=args.epoch,
+        nets=cards(nets, args.machine or sniff_machine(args.guest)) if nets else (),
     )
     stdin = _descriptor(sys.stdin)
     interactive = script is None and not args.json and stdin is not None and os.isatty(stdin) and os.isatty(1)
     piped = script is None and not interactive and stdin is not None and not os.isatty(stdin)
     source = LiveSource(
-        pace=(interactive or args.clock == "host") if args.pace is None else args.pace,
+        pace=(interactive or args.clock == "host" or any(net.has_host for net in nets))
+        if args.pace is None
+        else args.pace,
         script=keyboard.script_lines(script or b""),
         forever=interactive or bool(limits),
         feeding=piped,
@@ -133,6 +156,10 @@ def run(args: argparse.Namespace) -> int:
             console.show(event.data)
 
     with ExitStack() as stack:
+        if nets:
+            network = connect(nets, _say)
+            stack.callback(network.close)
+            source.network = network
         if interactive:
             for line in config.description:
                 _say(line)
@@ -215,6 +242,14 @@ def _output(args: argparse.Namespace) -> Path:
         return output
     stem = (args.guest or args.kernel).stem
     return Path(f"{stem}.tt") if args.force else free_name(stem)
+
+
+def _nets(args: argparse.Namespace) -> list[NetSpec]:
+    if not args.net and not args.forward:
+        return []
+    from tt.net.spec import add_forwards, parse_net
+
+    return add_forwards([parse_net(text) for text in args.net], args.forward)
 
 
 def _limits(args: argparse.Namespace) -> dict[str, Any]:

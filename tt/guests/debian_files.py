@@ -4,9 +4,9 @@ from __future__ import annotations
 
 HOSTNAME = "debian"
 
-# The modules the guest's disk and random numbers need.  virtio_pci finds the devices, so it comes
-# before their drivers although none depends on it.
-MODULES = ("virtio_pci", "virtio_blk", "virtio_rng")
+# The modules the guest's disk, random numbers and network cards need; af_packet is for DHCP.
+# virtio_pci finds the devices, so it comes before their drivers although none depends on it.
+MODULES = ("virtio_pci", "virtio_blk", "virtio_rng", "virtio_net", "af_packet")
 
 # The initrd's /init: what initramfs-tools would do, for one kind of machine.
 INITRD_INIT = """\
@@ -82,6 +82,13 @@ mount -o remount,rw /
 hostname -F /etc/hostname
 ifconfig lo 127.0.0.1
 
+for card in /sys/class/net/eth*; do
+    [ -e "$card" ] || continue
+    card=${card##*/}
+    ifconfig "$card" up
+    udhcpc -i "$card" -q -b -t 3 -T 1 -s /etc/udhcpc/script > /dev/null 2>&1
+done
+
 # From here on only emergencies go to the console; dmesg has everything.
 dmesg -n 1
 
@@ -89,6 +96,28 @@ syslogd -O /var/log/messages
 crond -l 8
 httpd -c /etc/httpd.conf -h /var/www
 echo "Debian's kernel $(uname -r) with busybox: syslogd, crond and httpd run."
+"""
+
+_UDHCPC = """\
+#!/bin/sh
+# What udhcpc calls: $1 says what happened, the rest is in variables.
+case $1 in
+    deconfig)
+        ifconfig "$interface" 0.0.0.0
+        ;;
+    bound|renew)
+        ifconfig "$interface" "$ip" netmask "${subnet:-255.255.255.0}"
+        [ -n "$mtu" ] && ifconfig "$interface" mtu "$mtu"
+        for gateway in $router; do
+            route add default gw "$gateway" dev "$interface"
+            break
+        done
+        : > /run/resolv.conf
+        for server in $dns; do
+            echo "nameserver $server" >> /run/resolv.conf
+        done
+        ;;
+esac
 """
 
 _RCK = """\
@@ -134,6 +163,7 @@ DIRECTORIES = {
                 "dev",
                 "etc",
                 "etc/init.d",
+                "etc/udhcpc",
                 "home",
                 "mnt",
                 "opt",
@@ -157,6 +187,7 @@ SYMLINKS = {
     "lib": "usr/lib",
     "usr/sbin": "bin",
     "etc/mtab": "/proc/self/mounts",
+    "etc/resolv.conf": "/run/resolv.conf",
     "var/run": "/run",
 }
 
@@ -185,6 +216,7 @@ def files(kernel: str, release: str) -> dict[str, tuple[int, str]]:
         # No password: it is for logins that somebody may add, the console has none.
         "etc/shadow": (0o640, "root::20089:0:99999:7:::\nnobody:*:20089:0:99999:7:::\n"),
         "etc/shells": (0o644, "/bin/sh\n"),
+        "etc/udhcpc/script": (0o755, _UDHCPC),
         "var/spool/cron/crontabs/root": (0o600, "* * * * * uptime >> /var/log/uptime\n"),
         "var/www/index.html": (0o644, _PAGE),
     }

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tt.errors import BadInput, TTError, UsageError
-from tt.events import Event, Kind
+from tt.events import FRAMES, Event, Kind
 from tt.log.writer import TraceWriter
 
+_TIMED = FRAMES | {Kind.DISK_WRITE}
 _WAITING_COMMITS = 8  # before the recorder has to wait for the disk
 _LARGE_BYTES = 8 << 20
 
@@ -51,9 +52,10 @@ class BackgroundWriter:
         )
         self._thread.start()
 
-    def add(self, event: Event) -> None:
-        """Log an event."""
-        host_ns = time.time_ns() if event.kind is Kind.DISK_WRITE else 0
+    def add(self, event: Event, host_ns: int | None = None) -> None:
+        """Log an event; `host_ns` says when a disk write or a frame was (ns since 1970; None: now)."""
+        if host_ns is None:
+            host_ns = time.time_ns() if event.kind in _TIMED else 0
         self._events.append((event, host_ns))
         self._bytes += len(event.data)
         if self._bytes > _LARGE_BYTES:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def problems(trace: Trace) -> Iterator[str]:
     """Read everything in `trace` and yield what is wrong, a line each."""
-    for check in (_tables, _events, _disk_writes, _digests, _bookmarks, _files, _blobs):
+    for check in (_tables, _events, _disk_writes, _digests, _bookmarks, _files, _frames, _blobs):
         yield from _caught(check, trace)
 
 
@@ -94,6 +94,12 @@ def _files(trace: Trace) -> Iterator[str]:
     for name in trace.files:
         for _piece in trace.file_pieces(name):
             pass
+    yield from ()
+
+
+def _frames(trace: Trace) -> Iterator[str]:
+    if trace.version >= 5:
+        trace.check_frames()
     yield from ()
 
 

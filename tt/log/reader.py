@@ -7,7 +7,7 @@ import os
 import sqlite3
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tt import position
 from tt.errors import BadInput, UsageError
-from tt.events import Event, Kind
+from tt.events import FRAMES, Event, Kind
 from tt.log import chunks
 from tt.log.blobs import HASH_SIZE, contents_digest, unpack
 from tt.log.checkpoints import CheckpointReader, StoredCheckpoint
 from tt.log.connection import connect, guard
 from tt.log.disk_log import DiskLog, open_log
 from tt.log.disk_rows import ChangeKind
+from tt.log.frames import FrameReader, reference
 from tt.log.schema import MAX_DIGEST, MAX_FILE_PIECES, PIECE, probe, row_crc
 from tt.log.sectors import SECTOR, piece_count, piece_sizes
 from tt.log.text import lines
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 DEFAULT_PERIOD_NS = 4
 _DEEPEST = 50
 _KEPT_CHUNKS = 1024
+_KEPT_BYTES = 64 << 20  # of the events' data in them
 _DISK_WRITE_COLUMNS = {
     False: "number, tick, disk, lba, sectors, hashes",
     True: "number, event, tick, host_ns, disk, kind, lba, sectors, hashes",
@@ -47,6 +49,23 @@ class Chunk:
     count: int
     first_tick: int
     last_tick: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The `number`-th Ethernet frame (from 1) that a card of the guest got or sent: event `event`.
+
+    `card` counts from 0; `incoming` says that the guest got it; `host_ns` is when it was
+    logged, since 1970; `data` begins with the destination's address and has no checksum at its end.
+    """
+
+    number: int
+    event: int
+    tick: int
+    host_ns: int
+    card: int
+    incoming: bool
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -96,6 +115,8 @@ class Trace:
         self._db = db
         self._decoded: tuple[int, list[Event]] = (-1, [])
         self._chosen: OrderedDict[tuple[int, frozenset[Kind]], tuple[Event, ...]] = OrderedDict()
+        self._chosen_bytes = 0
+        self._frames = FrameReader(self, db)
         self._tables: Tables | None = None
         with guard(path):
             self.meta: dict[str, Any] = self._read_meta()
@@ -159,8 +180,11 @@ class Trace:
         if found is None:
             found = tuple(event for event in self._load(self.chunks[at]) if event.kind in kinds)
             self._chosen[key] = found
-            if len(self._chosen) > _KEPT_CHUNKS:
-                self._chosen.popitem(last=False)
+            self._chosen_bytes += _data_bytes(found)
+            while len(self._chosen) > 1 and (
+                len(self._chosen) > _KEPT_CHUNKS or self._chosen_bytes > _KEPT_BYTES
+            ):
+                self._chosen_bytes -= _data_bytes(self._chosen.popitem(last=False)[1])
         else:
             self._chosen.move_to_end(key)
         return found
@@ -243,6 +267,27 @@ class Trace:
     def checkpoints(self) -> list[StoredCheckpoint]:
         """The checkpoints that were recorded, by tick; none in a trace of format version 1."""
         return CheckpointReader(self, self._db).all() if self.version > 1 else []
+
+    def frames(self, first_tick: int = 0, last_tick: int | None = None) -> Iterator[Frame]:
+        """Yield the Ethernet frames with first_tick <= tick <= last_tick, in order, numbered from 1."""
+        last = self.end_tick if last_tick is None else last_tick
+        number = 0
+        for chunk in self.chunks:
+            if chunk.first_tick > last:
+                return
+            for event_number, event in enumerate(self._stored(chunk), chunk.number):
+                if event.kind not in FRAMES:
+                    continue
+                number += 1
+                if first_tick <= event.tick <= last:
+                    told = reference(event.data)
+                    incoming = event.kind is Kind.FRAME_IN
+                    data = self._frames.contents(told)
+                    yield Frame(number, event_number, event.tick, told.host_ns, event.unit, incoming, data)
+
+    def check_frames(self) -> None:
+        """Read the contents of all frames; raises `BadInput`."""
+        self._frames.check()
 
     def disk_writes(self) -> Iterator[DiskWrite]:
         """Yield the writes to all disks, in the order they happened."""
@@ -441,6 +486,14 @@ class Trace:
         return found
 
     def _load(self, chunk: Chunk) -> list[Event]:
+        """Return the events of a chunk as they happened: frames with their contents."""
+        events = self._stored(chunk)
+        for at, event in enumerate(events):
+            if event.kind in FRAMES:
+                events[at] = event._replace(data=self._frames.contents(reference(event.data)))
+        return events
+
+    def _stored(self, chunk: Chunk) -> list[Event]:
         with guard(self.path):
             query = "SELECT raw_size, packed, crc FROM chunks WHERE number = ?"
             row = self._db.execute(query, (chunk.number,)).fetchone()
@@ -463,6 +516,10 @@ class Trace:
             if not isinstance(hashes, bytes) or pieces > MAX_FILE_PIECES or len(hashes) != pieces * HASH_SIZE:
                 raise self.damaged(f"the file {name} has the wrong number of pieces")
             yield str(name), size, hashes
+
+
+def _data_bytes(events: Sequence[Event]) -> int:
+    return sum(len(event.data) for event in events)
 
 
 def _plain(value: Any, depth: int = 0) -> Any:

@@ -22,7 +22,7 @@ from pathlib import Path
 from tt.errors import BadInput
 
 MAGIC = b"ttvm"
-VERSION = 4
+VERSION = 5
 PIECE = 64 << 10  # named files are stored in pieces of this many bytes
 MAX_DIGEST = 64  # bytes
 MAX_FILE_PIECES = 1 << 22
@@ -121,8 +121,16 @@ TABLES: dict[str, str] = {
         packed BLOB NOT NULL,
         crc INTEGER NOT NULL
     )""",
+    # Since version 5.  The contents of Ethernet frames.
+    "frame_packs": """CREATE TABLE frame_packs (
+        number INTEGER PRIMARY KEY,  -- of its first contents; contents are numbered from 0
+        count INTEGER NOT NULL,
+        raw_size INTEGER NOT NULL,  -- bytes before compression
+        packed BLOB NOT NULL,  -- tt/log/frames.py
+        crc INTEGER NOT NULL
+    )""",
 }
-_SINCE = {"checkpoints": 2, "page_packs": 2, "disk_blocks": 3}
+_SINCE = {"checkpoints": 2, "page_packs": 2, "disk_blocks": 3, "frame_packs": 5}
 _DISK_WRITES_BEFORE_3 = """CREATE TABLE disk_writes (
         number INTEGER PRIMARY KEY,  -- of its DISK_WRITE event
         tick INTEGER NOT NULL,

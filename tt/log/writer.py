@@ -27,12 +27,13 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from tt.errors import BadInput, TTError, UsageError
-from tt.events import Event, Kind
+from tt.events import FRAMES, Event, Kind
 from tt.log import chunks
 from tt.log.blobs import MAX_BLOB, contents_digest
 from tt.log.checkpoints import CheckpointWriter
 from tt.log.connection import database
 from tt.log.disk_rows import BlobStore, ChangeKind, NewWrite, put_writes
+from tt.log.frames import MAX_FRAME, FrameWriter, reference
 from tt.log.schema import MAGIC, MAX_DIGEST, PIECE, TABLES, VERSION, Column, row_crc
 from tt.log.sectors import SECTOR
 
@@ -88,14 +89,15 @@ class TraceWriter:
             self._db.execute("COMMIT")
             self._db.execute("BEGIN IMMEDIATE")
             self._blobs = BlobStore(self._db)
+            self._frames = FrameWriter(self._insert)
             self._checkpoints = CheckpointWriter(self._db, self._insert, most_bytes=checkpoint_bytes)
 
     # What is recorded
 
     def add(self, event: Event, host_ns: int = 0) -> None:
-        """Log an event.  Ticks must not go backwards; DISK_WRITE carries the contents in `data`.
+        """Log an event.  Ticks must not go backwards; DISK_WRITE and frames carry the contents in `data`.
 
-        `host_ns` is the host's time of a disk write, in ns since 1970.
+        `host_ns` is the host's time of a disk write or a frame, in ns since 1970.
         """
         if event.kind is Kind.DISK_WRITE:
             if len(event.data) % SECTOR or max(event.value, event.unit, event.tick) > chunks.MAX_TICK:
@@ -109,6 +111,11 @@ class TraceWriter:
             if self._written_bytes > _BUFFERED_BYTES:
                 with self._guard():
                     self._put_disk_writes()
+        elif event.kind in FRAMES:
+            if len(event.data) > MAX_FRAME:
+                raise ValueError(f"a frame of {len(event.data)} bytes (at most {MAX_FRAME})")
+            with self._guard():
+                event = event._replace(data=self._frames.put(event.data, host_ns))
         elif len(event.data) > chunks.MAX_DATA:
             raise ValueError(f"an event with {len(event.data)} bytes of data (at most {chunks.MAX_DATA})")
         self._events.append(event)
@@ -237,6 +244,7 @@ class TraceWriter:
             done = self._end_tick
             raise ValueError(f"commit at tick {tick} of events up to {last_event}, after one at {done}")
         self._put_disk_writes()
+        self._frames.flush()
         self._put_events()
         for digest in self._digests:
             self._insert("digests", *digest)
@@ -320,7 +328,7 @@ def _batches(events: list[Event]) -> Iterator[list[Event]]:
     start = data = 0
     for at, event in enumerate(events):
         # 41 bytes: a kind and four varints at their longest.
-        cost = 41 + len(event.data)
+        cost = 41 + (reference(event.data).size if event.kind in FRAMES else len(event.data))
         if at - start == chunks.MAX_EVENTS or data + cost > chunks.MAX_RAW:
             yield events[start:at]
             start, data = at, 0

@@ -66,6 +66,7 @@ def build_machine(
             entropy=entropy,
             discard=config.discard,
             firmware=config.firmware,
+            nets=config.nets,
         )
     elif config.machine == "disk":
         raise BadInput("this is the history of a disk, with no machine to run: look into it with chronus")

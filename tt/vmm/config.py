@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -12,6 +13,8 @@ MIB = 1 << 20
 DEFAULT_MEM = 256 * MIB
 DENALI_MEM = 16 * MIB
 DENALI_DISK = 4 * MIB
+NET_MODELS: dict[str, tuple[str, ...]] = {"pc": ("virtio",)}
+"""The models of network card that each machine knows, the usual one first."""
 _HASH_PIECE = MIB
 
 
@@ -25,6 +28,36 @@ class DiskConfig:
     path: str
     size: int
     digest: str
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """A network card: its `model` (one of `NET_MODELS`) and its address, as in 52:54:00:74:74:00.
+
+    What it is connected to is not part of the machine: a replay needs no network.
+    """
+
+    model: str
+    mac: str
+
+    @property
+    def address(self) -> bytes:
+        """The six bytes of the card's address."""
+        return bytes.fromhex(self.mac.replace(":", ""))
+
+
+def default_mac(card: int, machine: int = 0) -> str:
+    """Return the address that card `card` of a machine has where none is given; the same in each run."""
+    return f"52:54:00:74:{machine & 0xFF:02x}:{card & 0xFF:02x}"
+
+
+def check_mac(text: str) -> str:
+    """Return an address in lower case; raises `UsageError` for anything that no card can have."""
+    if not re.fullmatch(r"([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}", text):
+        raise UsageError(f"{text!r} is not the address of a network card: give six bytes, 52:54:00:12:34:56")
+    if int(text[:2], 16) & 1 or not int(text.replace(":", ""), 16):
+        raise UsageError(f"no card can have the address {text}: it is for groups, or zero")
+    return text.lower()
 
 
 @dataclass(frozen=True)
@@ -53,6 +86,7 @@ class MachineConfig:
     plan: BootPlan | None = field(default=None, repr=False, compare=False)
     discard: bool = False
     firmware: bool = False
+    nets: tuple[NetConfig, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """Return everything but the parts as JSON-able data."""
@@ -66,6 +100,7 @@ class MachineConfig:
         try:
             fields = dict(plain)
             fields["disks"] = tuple(DiskConfig(**disk) for disk in fields["disks"])
+            fields["nets"] = tuple(NetConfig(**net) for net in fields.get("nets", ()))
             fields["description"] = tuple(str(line) for line in fields["description"])
             config = cls(**fields, parts=parts)
         except (TypeError, KeyError, AttributeError) as e:
@@ -80,6 +115,19 @@ class MachineConfig:
             raise BadInput(
                 "the trace's description of its machine is damaged (`discard` is neither true nor false)"
             )
+        models = NET_MODELS.get(config.machine, ())
+        for net in config.nets:
+            if net.model not in models:
+                raise BadInput(
+                    f"the trace's machine has a network card of the unknown model {str(net.model)[:20]!r}: "
+                    "it is damaged, or from a newer tt"
+                )
+            try:
+                check_mac(net.mac)
+            except (UsageError, TypeError):
+                raise BadInput(
+                    "the trace's description of its machine is damaged (a network card has no address)"
+                ) from None
         numbers = [config.mem_bytes, config.period_ns, config.epoch, *(disk.size for disk in config.disks)]
         if not all(isinstance(n, int) and 0 <= n < 1 << 62 for n in numbers) or not config.period_ns:
             raise BadInput("the trace's description of its machine has impossible numbers in it")

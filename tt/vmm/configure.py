@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tt.errors import BadInput, UsageError
 from tt.vmm.boot import loader
-from tt.vmm.config import DEFAULT_MEM, DENALI_DISK, DENALI_MEM, DiskConfig, MachineConfig
+from tt.vmm.config import DEFAULT_MEM, DENALI_DISK, DENALI_MEM, DiskConfig, MachineConfig, NetConfig
 from tt.vmm.disk import refuse_special
 from tt.vmm.disk_images import describe_disk
 
@@ -24,6 +24,7 @@ def configure_pc(
     clock: str = "virtual",
     period_ns: int = 4,
     epoch: int | None = None,
+    nets: Sequence[NetConfig] = (),
 ) -> MachineConfig:
     """Describe a pc that boots `guest` (a disk image or a kernel); see `plan_boot`."""
     plan = loader.plan_boot(guest, mem_bytes=mem_bytes, kernel=kernel, initrd=initrd, append=append)
@@ -47,6 +48,7 @@ def configure_pc(
         plan=plan,
         discard=True,
         firmware=True,
+        nets=tuple(nets),
     )
 
 
@@ -58,6 +60,7 @@ def configure_denali(
     clock: str = "virtual",
     period_ns: int = 4,
     epoch: int | None = None,
+    nets: Sequence[NetConfig] = (),
 ) -> MachineConfig:
     """Describe a Denali machine that runs the ELF file `guest`; without disks it gets a blank one of 4 MB."""
     from tt.vmm.denali.image import GuestImage
@@ -78,6 +81,7 @@ def configure_denali(
         disks=tuple(describe_disk(path) for path in disks) or (DiskConfig("", DENALI_DISK, ""),),
         description=(f"Denali guest {guest.name}",),
         parts={"guest": data},
+        nets=tuple(nets),
     )
 
 
@@ -109,6 +113,7 @@ def configure(
     disks: Sequence[Path] = (),
     clock: str = "virtual",
     epoch: int | None = None,
+    nets: Sequence[NetConfig] = (),
 ) -> MachineConfig:
     """Describe the machine for `guest`, of the kind `machine` or of the kind the guest is for.
 
@@ -121,7 +126,7 @@ def configure(
         if kernel is not None or initrd is not None or append:
             raise UsageError("a Denali guest is one ELF file: it takes no kernel, initrd or command line")
         mem = DENALI_MEM if mem_bytes is None else mem_bytes
-        return configure_denali(guest, mem_bytes=mem, disks=disks, clock=clock, epoch=epoch)
+        return configure_denali(guest, mem_bytes=mem, disks=disks, clock=clock, epoch=epoch, nets=nets)
     return configure_pc(
         guest,
         mem_bytes=DEFAULT_MEM if mem_bytes is None else mem_bytes,
@@ -131,4 +136,5 @@ def configure(
         disks=disks,
         clock=clock,
         epoch=epoch,
+        nets=nets,
     )

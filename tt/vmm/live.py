@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
-import threading
+import select
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from tt.events import Event, Kind
 
@@ -19,6 +22,33 @@ _LINE_GAP_NS = 20_000_000  # guest time that a prompt must stand before the next
 def seeded_entropy(seed: int) -> Callable[[int], bytes]:
     """Return a stand-in for `os.urandom` that gives the same bytes for the same seed."""
     return random.Random(seed).randbytes
+
+
+class Network(Protocol):
+    """What the network cards of a live machine are connected to; see `tt.net.network`."""
+
+    room: Callable[[int], int | None]
+    """How many frames a card has room for, None where nobody listens; set by the owner of the machine."""
+
+    def send(self, card: int, frame: bytes, now_ns: int) -> None:
+        """Take a frame that the guest sent at guest time `now_ns`."""
+        ...
+
+    def poll(self, now_ns: int) -> bool:
+        """Move what is due at guest time `now_ns`; return whether something is there for the guest."""
+        ...
+
+    def take(self, tick: int) -> list[Event]:
+        """Return, and forget, what `poll` found, as inputs at `tick`."""
+        ...
+
+    def due_ns(self, now_ns: int) -> int | None:
+        """Return the guest time after `now_ns` at which something is due next, or None."""
+        ...
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors that become readable when something comes from outside."""
+        ...
 
 
 class LiveSource:
@@ -36,6 +66,8 @@ class LiveSource:
     at the prompt until one does.  Without `prompts` (a machine whose guests are no
     shells) a line is typed whenever the guest idles and listens, and the script's
     end ends nothing.
+
+    `network` is what the cards of the machine are connected to, if anything.
     """
 
     def __init__(
@@ -46,7 +78,9 @@ class LiveSource:
         forever: bool = False,
         feeding: bool = False,
         prompts: bool = True,
+        network: Network | None = None,
     ) -> None:
+        self.network = network
         self.pace = pace
         self.forever = forever  # the end of the script ends nothing: the recording has another end
         self.feeding = feeding
@@ -54,12 +88,17 @@ class LiveSource:
         self.stop_requested = False
         self.stop_reason = ""
         self.now_ns: Callable[[], int] = lambda: 0  # guest time, set by the owner of the machine
+        self.ticks_until: Callable[[int], int] = lambda ns: (
+            0
+        )  # the tick at which guest time is `ns`: the same
         self.wants_input: Callable[[], bool] = lambda: False
         self.looked_up: Callable[[], None] = lambda: None  # called often, on the machine's thread
         self._script = deque(script)
         self._script_lines = len(script)
         self._typed: deque[tuple[int, bytes]] = deque()
-        self._arrived = threading.Event()
+        self._bell, self._ring = os.pipe()  # wakes a sleeping machine
+        for end in (self._bell, self._ring):
+            os.set_blocking(end, False)
         self._air_at = time.monotonic() + COMMIT_EVERY_S
         self._printed: bytes = b""
         self._prompt_since: int | None = None
@@ -67,35 +106,47 @@ class LiveSource:
         self._ahead_s = 0.0  # host time at which guest time was 0
         self._started = False
 
+    def __del__(self) -> None:
+        """Close the bell."""
+        for end in (self._bell, self._ring):
+            os.close(end)
+
     # ---- from other threads
 
     def type(self, data: bytes, unit: int = 0) -> None:
         """Type `data` into a console of the guest."""
         self._typed.append((unit, data))
-        self._arrived.set()
+        self._wake()
 
     def feed(self, line: bytes) -> None:
         """Add a line to the script."""
         self._script.append(line)
         self._script_lines += 1
-        self._arrived.set()
+        self._wake()
 
     def end_feeding(self) -> None:
         """Say that no more lines will come."""
         self.feeding = False
-        self._arrived.set()
+        self._wake()
 
     def stop(self, reason: str = "stopped by the user") -> None:
         """End the recording soon."""
         self.stop_reason = self.stop_reason or reason
         self.stop_requested = True
-        self._arrived.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # it has been rung often enough
+            os.write(self._ring, b"\0")
 
     # ---- from the machine
 
     def see(self, event: Event) -> None:
-        """Take note of what the guest prints: a subscriber of the door."""
-        if event.kind is Kind.CONSOLE and event.data:
+        """Take note of what the guest prints and sends: a subscriber of the door."""
+        if event.kind is Kind.FRAME_OUT:
+            if self.network is not None:
+                self.network.send(event.unit, event.data, self.now_ns())
+        elif event.kind is Kind.CONSOLE and event.data:
             self._printed = event.data
             self._prompt_since = None
 
@@ -104,16 +155,24 @@ class LiveSource:
         return live()
 
     def next_input(self, tick: int) -> int | None:
-        """Return `tick` when something was typed."""
-        return tick if self._typed else None
+        """Return `tick` when something was typed or came by the network, or when something will come."""
+        if self._typed:
+            return tick
+        if self.network is None:
+            return None
+        now = self.now_ns()
+        if self.network.poll(now):
+            return tick
+        due = self.network.due_ns(now)
+        return None if due is None else max(tick, self.ticks_until(due))
 
     def take_inputs(self, tick: int) -> list[Event]:
-        """Return what was typed."""
+        """Return what was typed, and what came by the network."""
         inputs = []
         while self._typed:
             unit, data = self._typed.popleft()
             inputs.append(Event(tick, Kind.INPUT, unit, 0, data))
-        return inputs
+        return inputs if self.network is None else inputs + self.network.take(tick)
 
     def wants_pause(self, tick: int) -> bool:
         """Whether somebody asked to stop, or it is time to commit."""
@@ -126,6 +185,11 @@ class LiveSource:
 
     def idle(self, tick: int, most_ns: int | None) -> int | None:
         """Sleep, or jump ahead; see `Source.idle`."""
+        if self.network is not None:
+            now = self.now_ns()
+            due = self.network.due_ns(now)
+            if due is not None:
+                most_ns = due - now if most_ns is None else min(most_ns, due - now)
         if self._waits(most_ns if tick != self._polled_at else None):
             self._serve_prompt()
             return 0
@@ -160,9 +224,10 @@ class LiveSource:
 
     def _wait(self, seconds: float) -> None:
         """Wait until something arrives, `seconds` at most."""
-        if not self.stop_requested:
-            self._arrived.wait(seconds)
-        self._arrived.clear()
+        outside = [] if self.network is None else self.network.descriptors()
+        ready, _, _ = select.select([self._bell, *outside], [], [], 0 if self.stop_requested else seconds)
+        if self._bell in ready:
+            os.read(self._bell, 4096)
 
     def _waits(self, most_ns: int | None) -> bool:
         """Whether the guest waits for the script; `most_ns` until it goes on by itself, None: it does not."""

@@ -26,6 +26,8 @@ from tt.vmm.wiring import store
 
 SLICE_TICKS = 16_000_000
 """Most ticks that the engine runs before the machine looks for inputs and pauses again."""
+NETWORK_SLICE_TICKS = 250_000
+"""The same where frames may arrive at any time: about half a millisecond."""
 
 
 _POLL_NS = 10_000_000  # the longest that a guest which polls its console may be taken for an idle one
@@ -91,6 +93,7 @@ class Machine(abc.ABC):
         self.disks = list(disks)
         self.halted = False
         self.ended: str | None = None
+        self.slice_ticks = SLICE_TICKS
         self._polling_until: int | None = None  # guest ns; till then the guest is taken for an idle one
 
     # ---- what the two architectures do differently
@@ -126,6 +129,10 @@ class Machine(abc.ABC):
     @abc.abstractmethod
     def wants_input(self) -> bool:
         """Whether the guest listens to its console and has read all there was."""
+
+    def frame_room(self, card: int) -> int | None:
+        """Return how many frames network card `card` has room for, None where nobody listens."""
+        return None
 
     def _hopeless(self) -> str | None:
         """Return why a halted machine can never wake, if so."""
@@ -187,7 +194,7 @@ class Machine(abc.ABC):
                     return Stop("idle", tick, is_arrival=False, wakes_in_ns=self.door.within(left_ns))
                 self._polling_until = None
             if self.ended is None:
-                stop = min(until, tick + SLICE_TICKS)
+                stop = min(until, tick + self.slice_ticks)
                 due = self.door.next_input()
                 if due is not None:
                     stop = min(stop, due)

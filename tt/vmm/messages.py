@@ -1,21 +1,24 @@
 """What devices say to the world: one small set of messages for each class of device.
 
 After µDenali (Whitaker et al., NSDI'04, section 3; IEEE Computer, May 2005, figure 4):
-a disk, a console or a timer sends messages, and whoever answers them is the
+a disk, a console, a network card or a timer sends messages, and whoever answers them is the
 device's implementation.  A message answered with `None` has failed.
 
-============== ======================================= ==========================
-message        meaning                                 answer
-============== ======================================= ==========================
-DiskRead       read `sectors` sectors from `lba`       the sectors
-DiskWrite      store whole sectors at `lba`            b""
-DiskFlush      make every write so far durable         b""
-DiskDiscard    `sectors` sectors read as zeros now     b""
-DiskSize       how many sectors are there?             uint64, little-endian
-ConsoleWrite   the guest printed `data`                b""
-ConsoleInput   somebody typed `data` for the guest     b""
-TimerExpired   guest time has reached `at_ns`          b"": tell the guest
-============== ======================================= ==========================
+=============== ======================================= ==========================
+message         meaning                                 answer
+=============== ======================================= ==========================
+DiskRead        read `sectors` sectors from `lba`       the sectors
+DiskWrite       store whole sectors at `lba`            b""
+DiskFlush       make every write so far durable         b""
+DiskDiscard     `sectors` sectors read as zeros now     b""
+DiskSize        how many sectors are there?             uint64, little-endian
+ConsoleWrite    the guest printed `data`                b""
+ConsoleInput    somebody typed `data` for the guest     b""
+EthernetSend    the guest sent `frame`                  b""
+EthernetReceive `frame` came for the guest              b""
+EthernetLink    the cable was plugged in or pulled out  b""
+TimerExpired    guest time has reached `at_ns`          b"": tell the guest
+=============== ======================================= ==========================
 """
 
 from __future__ import annotations
@@ -85,6 +88,27 @@ class ConsoleInput:
 
 
 @dataclass(frozen=True, slots=True)
+class EthernetSend:
+    """The guest sent a frame: from the destination's address on, without the checksum at its end."""
+
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EthernetReceive:
+    """A frame came for the guest: this message goes to the guest."""
+
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EthernetLink:
+    """The cable is plugged in, or pulled out: this message goes to the guest."""
+
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TimerExpired:
     """Guest time has reached `at_ns`, for which the guest had set its timer."""
 
@@ -92,7 +116,17 @@ class TimerExpired:
 
 
 Message = (
-    DiskRead | DiskWrite | DiskFlush | DiskDiscard | DiskSize | ConsoleWrite | ConsoleInput | TimerExpired
+    DiskRead
+    | DiskWrite
+    | DiskFlush
+    | DiskDiscard
+    | DiskSize
+    | ConsoleWrite
+    | ConsoleInput
+    | EthernetSend
+    | EthernetReceive
+    | EthernetLink
+    | TimerExpired
 )
 
 
@@ -132,6 +166,12 @@ def encode(message: Message) -> bytes:
             return b"\7" + data
         case TimerExpired(at_ns):
             return b"\x08" + _U64.pack(at_ns)
+        case EthernetSend(frame):
+            return b"\x09" + frame
+        case EthernetReceive(frame):
+            return b"\x0a" + frame
+        case EthernetLink(up):
+            return b"\x0b" + bytes([up])
 
 
 def decode(raw: bytes) -> Message:
@@ -153,4 +193,10 @@ def decode(raw: bytes) -> Message:
         return ConsoleInput(rest)
     if code == b"\x08" and len(rest) == 8:
         return TimerExpired(_U64.unpack(rest)[0])
+    if code == b"\x09":
+        return EthernetSend(rest)
+    if code == b"\x0a":
+        return EthernetReceive(rest)
+    if code == b"\x0b" and rest in (b"\0", b"\1"):
+        return EthernetLink(rest == b"\1")
     raise BadInput(f"a message of a device cannot be read ({raw[:20].hex()}): the trace is damaged")

@@ -1,4 +1,4 @@
-"""What both boards share: disks and consoles with their default handlers, behind the router.
+"""What both boards share: disks, consoles and network cards with their default handlers, behind the router.
 
 The way of a disk write, whichever machine and device it comes from:
 
@@ -20,6 +20,9 @@ from tt.vmm.messages import (
     DiskRead,
     DiskSize,
     DiskWrite,
+    EthernetLink,
+    EthernetReceive,
+    EthernetSend,
     Message,
     TimerExpired,
 )
@@ -82,6 +85,34 @@ def wire_console(router: Router, door: Door, unit: int, typed: Callable[[bytes],
         return b""
 
     return router.port(f"console{unit}", serve)
+
+
+def wire_ethernet(
+    router: Router,
+    door: Door,
+    unit: int,
+    received: Callable[[bytes], object],
+    linked: Callable[[bool], object],
+) -> Port:
+    """Return the port of network card `unit`.
+
+    By default what the guest sends is told to the door; `received` gives the guest a
+    frame, and `linked` tells it that the link is up or down.
+    """
+
+    def serve(message: Message) -> Answer:
+        match message:
+            case EthernetSend(frame):
+                door.note(Kind.FRAME_OUT, unit, 0, frame)
+            case EthernetReceive(frame):
+                received(frame)
+            case EthernetLink(up):
+                linked(up)
+            case _:
+                return None
+        return b""
+
+    return router.port(f"ethernet{unit}", serve)
 
 
 def wire_timer(router: Router, unit: int) -> Port:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tt.events import Event, Kind
+from tt.events import FRAMES, Event, Kind
 from tt.log import BackgroundWriter
 from tt.log.coalesce import MAX_RUN_TICKS
 from tt.recording import Recorder, with_checksum
@@ -64,13 +64,17 @@ class Past:
 
     def copy(self, writer: BackgroundWriter, recorder: Recorder) -> None:
         """Log it all, with the digests."""
-        writes = self.trace.disk_writes()
+        writes, frames = self.trace.disk_writes(), self.trace.frames()
         for event in self.trace.events(last_tick=self.begin):
             if event.tick >= self.begin:
                 break
+            host_ns = 0
             if event.kind is Kind.DISK_WRITE:
-                event = event._replace(data=next(writes).data())
-            writer.add(event)
+                write = next(writes)
+                event, host_ns = event._replace(data=write.data()), write.host_ns
+            elif event.kind in FRAMES:
+                host_ns = next(frames).host_ns
+            writer.add(event, host_ns or None)
             recorder.counts[event.kind] += 1
         for event in self.recent:
             recorder.log(event)

@@ -34,7 +34,7 @@ _WIDTH = {
     _STATUS: 1,
     _ISR: 1,
 }
-_QUEUE_INTERRUPT = 1
+_QUEUE_INTERRUPT, _CONFIG_INTERRUPT = 1, 2
 _NEEDS_RESET = 0x40  # status: the device gave up
 
 
@@ -123,6 +123,30 @@ class Queue:
         except IndexError:
             self.give_up()
 
+    @property
+    def waiting(self) -> int:
+        """How many chains the driver has made available that were not taken."""
+        if self._device.state.broken:
+            return 0
+        try:
+            return self._ring.waiting()
+        except (BrokenRing, IndexError):
+            return 0  # it is asked for by the outside, which must change nothing: no replay asks
+
+    def put_back(self, chains: int) -> None:
+        """Undo the last `chains` of `take`: nothing was done with those chains."""
+        self._ring.put_back(chains)
+
+    @property
+    def features(self) -> int:
+        """The features that the driver has accepted."""
+        return self._device.state.guest_features
+
+    def configuration_changed(self) -> None:
+        """Tell the driver to read the device configuration again."""
+        if not self._device.state.broken:
+            self._device.configuration_changed()
+
     def held(self, saved: object, where: str) -> Chain:
         """Return a chain that the backend held when it was saved; raises `BadState`."""
         return self._ring.held(saved, where)
@@ -139,7 +163,7 @@ class State:
     guest_features: U32 = 0
     select: U16 = 0
     status: U8 = 0
-    isr: Annotated[int, range(2)] = 0
+    isr: Annotated[int, range(4)] = 0
     broken: bool = False
     queues: list[QueueState] = field(default_factory=list)
 
@@ -193,6 +217,11 @@ class VirtioPci:
     def interrupt(self) -> None:
         """Raise the queue interrupt."""
         self.state.isr |= _QUEUE_INTERRUPT
+        self._irq.set(True)
+
+    def configuration_changed(self) -> None:
+        """Tell the driver to read the device configuration again."""
+        self.state.isr |= _CONFIG_INTERRUPT
         self._irq.set(True)
 
     def give_up(self) -> None:

@@ -115,6 +115,13 @@ class Virtqueue:
             raise misfit(f"{where}.writable", "a buffer is outside memory")
         return Chain(self._memory, s.head, [(part.addr, part.size) for part in s.writable])
 
+    def waiting(self) -> int:
+        """Return how many chains are available; raises as `take` does."""
+        waiting = (self._u16(self._available + 2) - self.state.taken) & 0xFFFF
+        if waiting > self.num:
+            raise BrokenRing(f"{waiting} chains in a ring of {self.num}")
+        return waiting
+
     def take(self) -> Chain | None:
         """Return the next available chain, or None when there is no more.
 
@@ -122,16 +129,15 @@ class Virtqueue:
         one outside RAM.
         """
         s = self.state
-        if not s.pfn:
+        if not s.pfn or not self.waiting():
             return None
-        waiting = (self._u16(self._available + 2) - s.taken) & 0xFFFF
-        if not waiting:
-            return None
-        if waiting > self.num:
-            raise BrokenRing(f"{waiting} chains in a ring of {self.num}")
         head = self._u16(self._available + 4 + s.taken % self.num * 2)
         s.taken = (s.taken + 1) & 0xFFFF
         return self._walk(head)
+
+    def put_back(self, chains: int) -> None:
+        """Undo the last `chains` of `take`."""
+        self.state.taken = (self.state.taken - chains) & 0xFFFF
 
     def put(self, chain: Chain, written: int) -> None:
         """Give `chain` back with `written` bytes in its writable buffers; raises `IndexError`."""

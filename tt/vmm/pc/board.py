@@ -1,7 +1,7 @@
 """The board of the pc machine: which devices it has and how they are wired.
 
     IRQ 0 timer    2 cascade    4 COM1    8 clock    10, 11 PCI INTA#, by slot
-    PCI slot 0 host bridge, 1... disks in order, then the entropy source
+    PCI slot 0 host bridge, 1... disks in order, then the entropy source, then network cards
 
 Ports that belong to no device read all ones and ignore writes.  Without `firmware`, as on the
 board of older traces, so do the keyboard controller's, but for its reset command.
@@ -9,13 +9,14 @@ board of older traces, so do the keyboard controller's, but for its reset comman
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tt.errors import UsageError
 from tt.vmm.bus import MemoryBus, Ports, PortSpan
 from tt.vmm.clock import Clock
-from tt.vmm.devices import virtio_blk, virtio_pci, virtio_rng
+from tt.vmm.config import NetConfig
+from tt.vmm.devices import virtio_blk, virtio_net, virtio_pci, virtio_rng
 from tt.vmm.devices.cmos import Cmos
 from tt.vmm.devices.device import Stateful
 from tt.vmm.devices.kbc8042 import COMMAND, DATA, KeyboardController, SystemControlA
@@ -28,12 +29,12 @@ from tt.vmm.devices.uart16550 import Uart16550
 from tt.vmm.disk import Disk
 from tt.vmm.line import Line
 from tt.vmm.memory import Memory
-from tt.vmm.messages import ConsoleInput, ConsoleWrite
+from tt.vmm.messages import ConsoleInput, ConsoleWrite, EthernetLink, EthernetReceive
 from tt.vmm.nondeterminism import Door
 from tt.vmm.pc import firmware as left_behind
-from tt.vmm.router import Router
+from tt.vmm.router import Port, Router
 from tt.vmm.state import misfit
-from tt.vmm.wiring import wire_console, wire_disk
+from tt.vmm.wiring import wire_console, wire_disk, wire_ethernet
 
 MAX_DISKS = SLOTS - 2
 _PCI_IRQS = (10, 11)
@@ -47,7 +48,8 @@ class Board:
     wall clock at power-on, `on_intr(level)` drives the CPU's INTR pin,
     `on_power(reason)` ends the machine.  With `host_clock` (ns since 1970) the
     wall clock is the host's.  The disks are units 0, 1, ... of events, in the order
-    of `disks`; `router` lets one interpose on "disk0", "disk1", ... and "console0".
+    of `disks`; `router` lets one interpose on "disk0", "disk1", ..., "console0" and "ethernet0",
+    "ethernet1", ...: the network cards `nets`, in order.
     Devices at memory addresses go on `memory_bus`; `on_memory_bus(spans)` is told where.
     With `firmware` there is a keyboard controller, and the devices are as firmware
     leaves them.
@@ -68,13 +70,16 @@ class Board:
         host_clock: Callable[[], int] | None = None,
         discard: bool = False,
         firmware: bool = False,
+        nets: Sequence[NetConfig] = (),
         on_memory_bus: Callable[[list[tuple[int, int]]], None] = lambda spans: None,
     ) -> None:
-        if len(disks) > MAX_DISKS:
-            raise UsageError(f"{len(disks)} disks are too many: the machine has room for {MAX_DISKS}")
+        if len(disks) + len(nets) > MAX_DISKS:
+            both = f"{len(disks)} disks and {len(nets)} network cards" if nets else f"{len(disks)} disks"
+            raise UsageError(f"{both} are too many: the machine has room for {MAX_DISKS}")
         self.router = Router(door)
         self.devices: dict[str, Stateful] = {}
         self._clock = clock
+        self._door = door
         self._on_intr = on_intr
         self._intr = Line(on_intr)
         self.ports = Ports()
@@ -115,6 +120,10 @@ class Board:
             self._plug(1 + index, f"virtio-blk{index}", memory, backend, virtio_blk.PCI_CLASS)
         rng = virtio_rng.VirtioRng(door, entropy)
         self._plug(1 + len(disks), "virtio-rng", memory, rng, virtio_rng.PCI_CLASS)
+        self._ethernet: list[Port] = []
+        self._cards: list[virtio_net.VirtioNet] = []
+        for card, net in enumerate(nets):
+            self._plug_net(2 + len(disks) + card, card, net, memory)
         for irq in _PCI_IRQS:  # firmware makes the PCI interrupts level-triggered
             self.pic.elcr.write(1, 1, self.pic.elcr.read(1, 1) | 1 << (irq - 8))
         self._firmware = firmware
@@ -125,6 +134,20 @@ class Board:
         """Type `data` into console `unit`; consoles that are not there ignore it."""
         if unit == 0:
             self._console.send(ConsoleInput(data))
+
+    def frame_input(self, card: int, frame: bytes) -> None:
+        """Give card `card` a frame; cards that are not there ignore it."""
+        if card < len(self._ethernet):
+            self._ethernet[card].send(EthernetReceive(frame))
+
+    def frame_room(self, card: int) -> int | None:
+        """Return how many frames card `card` has room for, None where nobody listens."""
+        return self._cards[card].room if card < len(self._cards) else None
+
+    def link_input(self, card: int, up: bool) -> None:
+        """Plug the cable of card `card` in, or pull it out; cards that are not there ignore it."""
+        if card < len(self._ethernet):
+            self._ethernet[card].send(EthernetLink(up))
 
     def wakes_ns(self) -> int | None:
         """Return the guest ns of the next timer; None if none can ever interrupt."""
@@ -207,6 +230,19 @@ class Board:
             irq=_PCI_IRQS[slot % len(_PCI_IRQS)],
         )
         self.pci.add(slot, function)
+
+    def _plug_net(self, slot: int, card: int, net: NetConfig, memory: Memory) -> None:
+        port = wire_ethernet(
+            self.router,
+            self._door,
+            card,
+            lambda frame: backend.receive(frame),
+            lambda up: backend.link(up),
+        )
+        backend = virtio_net.VirtioNet(port, net.address)
+        self._ethernet.append(port)
+        self._cards.append(backend)
+        self._plug(slot, f"virtio-net{card}", memory, backend, virtio_net.PCI_CLASS)
 
     def _remap(self) -> None:
         spans = self.pci.io_regions()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from tt.errors import TTError
 from tt.events import Event, Kind
 from tt.vmm.boot.plan import BootPlan
+from tt.vmm.config import NetConfig
 from tt.vmm.disk import OverlayDisk
 from tt.vmm.engine import HALT, SHUTDOWN
 from tt.vmm.machine import Machine
@@ -23,7 +24,7 @@ class PcMachine(Machine):
     `epoch` is the wall clock at power-on, in seconds since 1970.  With
     `host_clock` (ns since 1970) the guest's clocks follow the host's, and each
     reading is an answer through the door.  With `discard` its disks take discards,
-    with `firmware` devices and memory are as firmware leaves them.
+    with `firmware` devices and memory are as firmware leaves them.  `nets` are its network cards.
     """
 
     kind = "pc"
@@ -41,6 +42,7 @@ class PcMachine(Machine):
         entropy: Callable[[int], bytes] = os.urandom,
         discard: bool = False,
         firmware: bool = False,
+        nets: Sequence[NetConfig] = (),
     ) -> None:
         super().__init__(mem_bytes, disks, source, period_ns=period_ns)
         engine = self.engine
@@ -56,6 +58,7 @@ class PcMachine(Machine):
             host_clock=host_clock,
             discard=discard,
             firmware=firmware,
+            nets=nets,
             on_memory_bus=engine.map_devices,
         )
         engine.port_read = self._board.read
@@ -107,8 +110,19 @@ class PcMachine(Machine):
         """Whether the guest listens to its console and has read all there was."""
         return self._board.wants_input
 
+    def frame_room(self, card: int) -> int | None:
+        """Return how many frames network card `card` has room for, None where nobody listens."""
+        return self._board.frame_room(card)
+
     def input(self, event: Event) -> None:
-        """Take an input from the door: bytes typed into a console."""
-        if event.kind is not Kind.INPUT:
-            raise TTError(f"an input of kind {event.kind.name} reached a pc machine: the trace is damaged")
-        self._board.console_input(event.unit, event.data)
+        """Take an input from the door: bytes typed into a console, a frame, a cable."""
+        match event.kind:
+            case Kind.INPUT:
+                self._board.console_input(event.unit, event.data)
+            case Kind.FRAME_IN:
+                self._board.frame_input(event.unit, event.data)
+            case Kind.LINK:
+                self._board.link_input(event.unit, bool(event.value))
+            case _:
+                kind = event.kind.name
+                raise TTError(f"an input of kind {kind} reached a pc machine: the trace is damaged")

@@ -1,0 +1,67 @@
+"""What stands at the far end of a cable."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+MIN_FRAME, MAX_FRAME = 14, 65_550
+"""Bytes of a frame: an Ethernet header, with the longest IP packet behind it."""
+
+
+class End(Protocol):
+    """The far end of a cable.
+
+    Nothing here blocks, and nothing raises once the end is open: a peer that is dead or slow loses
+    frames, as it would on a cable.
+    """
+
+    name: str
+    """What it is, for messages: "passt"."""
+    lost: int
+    """Frames of the guest that nobody took."""
+
+    @property
+    def up(self) -> bool:
+        """Whether somebody is there."""
+        ...
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when `receive` has something to do, or -1."""
+        ...
+
+    def send(self, frame: bytes) -> None:
+        """Take a frame from the guest."""
+        ...
+
+    def receive(self, most: int) -> list[bytes]:
+        """Return at most `most` of the frames that have come for the guest, the oldest first."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything."""
+        ...
+
+
+class Nothing:
+    """A cable that is not plugged in."""
+
+    name = "nothing"
+    up = False
+
+    def __init__(self) -> None:
+        self.lost = 0
+
+    def fileno(self) -> int:
+        """Return -1: there is nothing to wait for."""
+        return -1
+
+    def send(self, frame: bytes) -> None:
+        """Lose a frame."""
+        self.lost += 1
+
+    def receive(self, most: int) -> list[bytes]:
+        """Return nothing."""
+        return []
+
+    def close(self) -> None:
+        """Do nothing."""

@@ -1,0 +1,137 @@
+"""A way to the host through passt: TCP, UDP and ping without privileges, DHCP, DNS, forwarded ports.
+
+passt (https://passt.top, Debian's package `passt`) runs as a child process.  It gets one end of a
+pair of sockets, so nothing is left behind in a folder.  The guest finds what QEMU's user network
+has too:
+
+    10.0.2.15    the guest itself, by DHCP
+    10.0.2.2     the gateway, which is the host's loopback too
+    10.0.2.3     DNS
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tt.errors import TTError, UsageError
+from tt.net.stream import Stream
+
+GUEST, GATEWAY, DNS = "10.0.2.15", "10.0.2.2", "10.0.2.3"
+_GATEWAY_MAC = "52:55:0a:00:02:02"
+_STARTS_S = 0.2  # a passt that cannot run has ended by then
+_ENDS_S = 2.0
+_FORWARD = re.compile(
+    r"(?:(?P<protocol>tcp|udp):)?(?:(?P<address>[0-9.]+|\[[0-9a-fA-F:]+\]):)?(?P<host>\d+)[-:](?P<guest>\d+)"
+)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Connections to `host_port` at the host's `address` reach the guest's `guest_port`."""
+
+    protocol: str
+    address: str
+    host_port: int
+    guest_port: int
+
+    def __str__(self) -> str:
+        """Return it as it may be given."""
+        return f"{self.protocol}:{self.address}:{self.host_port}-{self.guest_port}"
+
+
+def parse_forward(text: str) -> Forward:
+    """Return what `8080:80` or `tcp:127.0.0.1:8080-80` says; raises `UsageError`.
+
+    Without an address only the host's own programs can connect.
+    """
+    found = _FORWARD.fullmatch(text)
+    ports = (int(found["host"]), int(found["guest"])) if found else (0, 0)
+    if found is None or not all(0 < port < 65536 for port in ports):
+        raise UsageError(
+            f"cannot forward {text!r}: give HOST_PORT:GUEST_PORT, or tcp:127.0.0.1:8080-80 (or udp:...)"
+        )
+    return Forward(found["protocol"] or "tcp", found["address"] or "127.0.0.1", *ports)
+
+
+class Passt(Stream):
+    """The end of a cable at a passt of its own."""
+
+    def __init__(
+        self, forwards: Sequence[Forward] = (), say: Callable[[str], None] = lambda line: None
+    ) -> None:
+        """Start passt; raises `TTError` where it is not installed or does not run."""
+        program = shutil.which("passt")
+        if program is None:
+            raise TTError("--net user needs passt: install the package `passt` (apt install passt)")
+        _check_free(forwards)
+        ours, theirs = socket.socketpair()
+        command = [program, "--foreground", "--quiet", "--ipv4-only", "--fd", str(theirs.fileno())]
+        command += ["--address", GUEST, "--netmask", "255.255.255.0", "--gateway", GATEWAY]
+        command += ["--mac-addr", _GATEWAY_MAC, "--dns", DNS, "--dns-forward", DNS]
+        for protocol, option in (("tcp", "--tcp-ports"), ("udp", "--udp-ports")):
+            wanted = [
+                f"{f.address.strip('[]')}/{f.host_port}:{f.guest_port}"
+                for f in forwards
+                if f.protocol == protocol
+            ]
+            for each in wanted or ["none"]:
+                command += [option, each]
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._said,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,  # Ctrl-C ends the recording, and that ends passt
+        )
+        theirs.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STARTS_S)
+            ours.close()
+            raise TTError(f"--net user: passt does not start: {self._complaint()}")
+        super().__init__("passt", ours, say=say)
+
+    def close(self) -> None:
+        """End passt."""
+        super().close()
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_ENDS_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._said.close()
+
+    @property
+    def pid(self) -> int:
+        """passt's process."""
+        return self._process.pid
+
+    def _complaint(self) -> str:
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"it ended with code {self._process.returncode} and said nothing"
+
+
+def _check_free(forwards: Sequence[Forward]) -> None:
+    """Refuse ports that are taken: passt only warns of them."""
+    for forward in forwards:
+        address = forward.address.strip("[]")
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        kind = socket.SOCK_STREAM if forward.protocol == "tcp" else socket.SOCK_DGRAM
+        with socket.socket(family, kind) as probe:
+            if kind == socket.SOCK_STREAM:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, forward.host_port))
+            except OSError as e:
+                raise TTError(f"cannot forward {forward}: {e.strerror or e}") from None

@@ -1,0 +1,143 @@
+"""`--net` as it is typed: an end, and after commas the card and what the cable does.
+
+none | user | stream:unix:PATH | stream:HOST:PORT | pcap:FILE
+    ,listen                 (stream) wait for a peer instead of connecting
+    ,forward=[tcp:|udp:][ADDRESS:]HOST_PORT-GUEST_PORT      (user), may be repeated
+    ,model=NAME  ,mac=52:54:00:12:34:56                     the card
+    ,latency=10ms  ,rate=100mbit                            of guest time, each way
+    ,loss=1%  ,duplicate=0.5%  ,reorder=2%  ,corrupt=0.1%  ,seed=N
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from tt.errors import UsageError
+from tt.net.ends import End, Nothing
+from tt.net.link import Conditions
+from tt.net.network import Cable, Network
+from tt.net.passt import Forward, Passt, parse_forward
+from tt.net.stream import open_stream
+from tt.vmm.config import NET_MODELS, NetConfig, check_mac, default_mac
+
+_TIMES = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+_RATES = {"bit": 1, "kbit": 1_000, "mbit": 1_000_000, "gbit": 1_000_000_000}
+_CHANCES = ("loss", "duplicate", "reorder", "corrupt")
+_KINDS = "none, user, stream:unix:PATH, stream:HOST:PORT or pcap:FILE"
+
+
+@dataclass(frozen=True)
+class NetSpec:
+    """One `--net`: `kind` and `where` are the end, `model` and `mac` the card (empty: the usual ones)."""
+
+    kind: str
+    where: str = ""
+    listen: bool = False
+    forwards: tuple[Forward, ...] = ()
+    model: str = ""
+    mac: str = ""
+    conditions: Conditions = Conditions()
+
+    @property
+    def has_host(self) -> bool:
+        """Whether something of the host's is there, whose time does not wait for the guest's."""
+        return self.kind in ("user", "stream")
+
+
+def parse_net(text: str) -> NetSpec:
+    """Return what one `--net` says; raises `UsageError`."""
+    end, *options = text.split(",")
+    kind, _, where = end.partition(":")
+    if kind not in ("none", "user", "stream", "pcap") or bool(where) != (kind in ("stream", "pcap")):
+        raise UsageError(f"--net {text}: {end!r} is no network: give {_KINDS}")
+    spec = NetSpec(kind, where)
+    for option in options:
+        name, equals, value = option.partition("=")
+        if name == "listen" and not equals and kind == "stream":
+            spec = replace(spec, listen=True)
+        elif name == "forward" and value and kind == "user":
+            spec = replace(spec, forwards=(*spec.forwards, parse_forward(value)))
+        elif name == "model" and value:
+            spec = replace(spec, model=value)
+        elif name == "mac" and value:
+            spec = replace(spec, mac=check_mac(value))
+        elif name in (*_CHANCES, "latency", "rate", "seed") and value:
+            spec = replace(spec, conditions=_with(spec.conditions, name, value, text))
+        else:
+            raise UsageError(f"--net {text}: {option!r} is no option of {kind!r} (see tt record --help)")
+    return spec
+
+
+def add_forwards(nets: Sequence[NetSpec], forwards: Sequence[str]) -> list[NetSpec]:
+    """Return `nets` with `--forward`s given to the first user network; without one, it is added."""
+    found = list(nets)
+    if not forwards:
+        return found
+    at = next((i for i, net in enumerate(found) if net.kind == "user"), None)
+    if at is None:
+        if found:
+            raise UsageError("--forward needs a network to the host: add --net user")
+        found, at = [NetSpec("user")], 0
+    wanted = (*found[at].forwards, *map(parse_forward, forwards))
+    found[at] = replace(found[at], forwards=wanted)
+    return found
+
+
+def cards(nets: Sequence[NetSpec], machine: str, number: int = 0) -> tuple[NetConfig, ...]:
+    """Return the network cards of machine `number`, of the kind `machine`; raises `UsageError`."""
+    models = NET_MODELS.get(machine, ())
+    if nets and not models:
+        raise UsageError(f"a {machine} machine has no network card")
+    found = []
+    for card, net in enumerate(nets):
+        model = net.model or models[0]
+        if model not in models:
+            raise UsageError(f"--net: a {machine} machine has no card {model!r}: give {', '.join(models)}")
+        found.append(NetConfig(model, net.mac or default_mac(card, number)))
+    return tuple(found)
+
+
+def connect(nets: Sequence[NetSpec], say: Callable[[str], None] = lambda line: None) -> Network:
+    """Open all ends; raises `TTError`, having closed those that were open."""
+    cables: list[Cable] = []
+    try:
+        for net in nets:
+            cables.append(Cable(_open(net, say), net.conditions))
+    except BaseException:
+        for cable in cables:
+            cable.end.close()
+        raise
+    return Network(cables)
+
+
+def _open(net: NetSpec, say: Callable[[str], None]) -> End:
+    match net.kind:
+        case "user":
+            return Passt(net.forwards, say)
+        case "stream":
+            return open_stream(net.where, listen=net.listen, say=say)
+    return Nothing()
+
+
+def _with(conditions: Conditions, name: str, value: str, text: str) -> Conditions:
+    if name in _CHANCES:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(%?)", value)
+        chance = float(found[1]) / (100 if found[2] else 1) if found else 2.0
+        if not 0 <= chance <= 1:
+            raise UsageError(f"--net {text}: {name}={value}: give a share, 1% or 0.01")
+        chances = {each: getattr(conditions, each) for each in _CHANCES} | {name: chance}
+        return replace(conditions, **chances)
+    if name == "seed":
+        if not value.isdigit():
+            raise UsageError(f"--net {text}: seed={value}: give a whole number")
+        return replace(conditions, seed=int(value))
+    units, example = (_TIMES, "10ms") if name == "latency" else (_RATES, "100mbit")
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([a-z]+)", value.lower())
+    if found is None or found[2] not in units:
+        raise UsageError(f"--net {text}: {name}={value}: give {example} (units: {', '.join(units)})")
+    amount = int(float(found[1]) * units[found[2]])
+    if name == "latency":
+        return replace(conditions, latency_ns=amount)
+    return replace(conditions, bits_per_s=amount)
