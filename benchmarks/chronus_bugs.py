@@ -68,7 +68,7 @@ def search(life: Path, bug: Any, jobs: int) -> dict[str, Any]:
         at = {text: history.instant_at_tick(tick) for text, tick in milestones(history.trace).items()}
         _good, bad, step, done = span_of(bug, history)
         good = at["DONE start"]
-        if not bug.mends:
+        if not bug.mends and bug.judged_at_the_end:
             bad = at["DONE end"]
         begin = time.perf_counter()
         found = bisect(history, probe_of(bug, history), good, bad, Options(keep=False, jobs=jobs))

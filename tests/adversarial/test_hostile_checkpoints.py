@@ -23,7 +23,7 @@ from tt.travel import Timeline
 from tt.travel.indexing import add_checkpoints
 
 everyday = settings(
-    max_examples=25,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -53,7 +53,7 @@ def busy_host() -> Iterator[None]:
 def test_demo_recordings_are_equal(demo: Path, tmp_path: Path) -> None:
     first = story(recorded(demo, tmp_path / "0.tt", "0"))
     assert len(first[2]) == 1 and len(first[3]) > 400  # type: ignore[arg-type]
-    for seed in ("1", "31337", "random"):
+    for seed in ("1", "random"):
         assert story(recorded(demo, tmp_path / f"{seed}.tt", seed)) == first
     # Coming up for air at other moments changes nothing but when it commits.
     assert story(recorded(demo, tmp_path / "air.tt", "0", air_s=0.001)) == first

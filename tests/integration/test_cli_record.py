@@ -295,6 +295,7 @@ def test_demo(tt: TT) -> None:
     assert not list(tt.folder.iterdir())
 
 
+@pytest.mark.slow
 def test_demo_keeps_its_recording(inside: Inside) -> None:
     assert "tt replay demo.tt --to-tick 50%" in inside.out("demo", "--keep")
     assert "tt replay demo-2.tt --to-tick 50%" in inside.out("demo", "--keep")

@@ -77,7 +77,10 @@ def test_every_way_to_end(tt: TT, denali_demo: Path, end: bytes | signal.Signals
     check(tt, "x.tt", reasons.get(end, "stopped by the user")).close()
 
 
-@pytest.mark.parametrize("how", ["key", "signal", "headless"])
+@pytest.mark.parametrize(
+    "how",
+    ["key", pytest.param("signal", marks=pytest.mark.slow), pytest.param("headless", marks=pytest.mark.slow)],
+)
 def test_a_guest_that_spins_with_interrupts_off(tt: TT, how: str) -> None:
     kernel = spinner(tt.folder)
     if how == "headless":

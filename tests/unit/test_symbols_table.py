@@ -214,7 +214,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             load(tmp_path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_damaged_elf_files_raise_bad_input_at_worst(program: Path, data: st.DataObject) -> None:
     image = bytearray(program.read_bytes())

@@ -284,7 +284,7 @@ ADDRESS = st.sampled_from(
 ) | st.integers(0, (1 << 64) - 1)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_garbage_raises_nothing_and_ends(data: st.DataObject) -> None:
     flags = data.draw(st.sampled_from([OLD, NEW]))

@@ -138,7 +138,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             GuestImage.open(path)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 0xAF), st.integers(0, 255)), min_size=1, max_size=6))
 def test_damaged_headers_are_bad_input_or_load(changes: list[tuple[int, int]]) -> None:
     data = bytearray(elf(LOAD, LOAD[:3] + (BASE + 4096,) * 2 + LOAD[5:]))

@@ -71,7 +71,8 @@ def test_an_open_trace_sees_them(sealed: Path) -> None:
     assert names(sealed) == {"here": 10}
 
 
-def test_a_running_recording_is_left_alone(tmp_path: Path) -> None:
+def test_a_running_recording_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks, "_PATIENCE_MS", 50)
     path = tmp_path / "run.tt"
     with TraceWriter(path, {}) as writer:
         writer.add(Event(5, Kind.INPUT, 0, 0, b"k"))
