@@ -59,8 +59,12 @@ def unpack(data: bytes, what: str) -> bytes:
 
 def _bounded(data: _Buffer) -> _Buffer:
     if len(data) > MAX_UNPACKED:
-        raise _Damaged(f"unpacks to more than {MAX_UNPACKED >> 20} MB")
+        raise _too_large()
     return data
+
+
+def _too_large() -> _Damaged:
+    return _Damaged(f"unpacks to more than {MAX_UNPACKED >> 20} MB")
 
 
 def _gzip(data: bytes) -> bytes:
@@ -110,7 +114,8 @@ def _zstd(data: bytes) -> bytes:
 def _lz4_legacy(data: bytes) -> bytes:
     # lz4_Frame_format.md, "Legacy frame": magic, then blocks, each a little-endian
     # size and the data, which unpacks to 8 MB but for the last.
-    out = bytearray()
+    blocks: list[bytes] = []  # joined at the end: a kernel has 60 MB, and growing copies it again and again
+    total = 0
     position = 4
     while position + 8 <= len(data):
         (size,) = struct.unpack_from("<I", data, position)
@@ -119,12 +124,14 @@ def _lz4_legacy(data: bytes) -> bytes:
             continue
         if size > len(data) - position:
             raise _Damaged("a block is longer than the data")
-        out += lz4.block.decompress(data[position : position + size], uncompressed_size=_LZ4_CHUNK)
-        _bounded(out)
+        blocks.append(lz4.block.decompress(data[position : position + size], uncompressed_size=_LZ4_CHUNK))
+        total += len(blocks[-1])
+        if total > MAX_UNPACKED:
+            raise _too_large()
         position += size
-    if not out:
+    if not blocks:
         raise _Damaged("it ends early")
-    return bytes(out)
+    return b"".join(blocks)
 
 
 def _lzop(data: bytes) -> bytes:
