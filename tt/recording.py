@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,11 +56,14 @@ class Recorder:
         """Log an event."""
         self.log(with_checksum(self._machine, event))
 
-    def log(self, event: Event) -> None:
-        """Log an event as it is; one of kind IRQ has its checksum already."""
+    def log(self, event: Event, host_ns: int | None = None) -> None:
+        """Log an event as it is; one of kind IRQ has its checksum already.
+
+        `host_ns` is when a frame or a disk write was, since 1970; None: now.
+        """
         for whole in self._coalescer.add(event):
             self.counts[whole.kind] += 1
-            self._writer.add(whole)
+            self._writer.add(whole, host_ns if whole is event else None)
 
     def add_digest(self, tick: int, digest: bytes) -> None:
         """Log a digest of the machine's state."""
@@ -223,6 +226,7 @@ def record(
     embed: bool = False,
     checkpoint_ticks: int | None = None,
     entropy: Callable[[int], bytes] = os.urandom,
+    networks: Sequence[str] = (),
     on_event: Callable[[Event], None] | None = None,
     on_start: Callable[[Machine], None] | None = None,
 ) -> Recording:
@@ -235,7 +239,8 @@ def record(
     that writes much).  With `output` None the
     same run is made and nothing written, to measure what recording costs.
     `entropy` gives the guest's random bytes, `tt.vmm.live.seeded_entropy` the same
-    ones each time.  `on_event` is told of every event as well.  Raises `TTError`s as the parts do.
+    ones each time.  `networks` says in words what each network card is connected to.
+    `on_event` is told of every event as well.  Raises `TTError`s as the parts do.
     """
     source = source or LiveSource()
     writer = None
@@ -245,7 +250,7 @@ def record(
     if output is not None:
         writer = BackgroundWriter(
             output,
-            meta_of(config),
+            meta_of(config) | ({"networks": list(networks)} if networks else {}),
             overwrite=overwrite,
             checkpoint_bytes=CHECKPOINT_RAM * config.mem_bytes,
         )

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "replay": RECORDING,
     "symbols": RECORDING,
     "inspect": RECORDING | {"symbols"},
-    "travel": RECORDING,
+    "travel": RECORDING | {"net"},
     "chronus": TRAVELLING,
     "shell": TRAVELLING | {"guests", "gdb"},
     "gdb": TRAVELLING,

@@ -53,7 +53,10 @@ def trace_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"bookmark @{cell(name)}", format_tick(tick)
     meta = dict(facts["meta"])
     if isinstance(meta.get("config"), dict):
-        yield from _machine(meta.pop("config"), facts["files"])
+        networks = meta.pop("networks", None)
+        yield from _machine(
+            meta.pop("config"), facts["files"], networks if isinstance(networks, list) else []
+        )
         meta.pop("machine", None)
         meta.pop("period_ns", None)
     yield from _flat("", meta)
@@ -65,7 +68,7 @@ def trace_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
 _TOLD = {"at", "ended", "guest_ns"}  # parts of the summary that other lines tell
 
 
-def _machine(config: dict[str, Any], files: dict[str, int]) -> Iterator[tuple[str, str]]:
+def _machine(config: dict[str, Any], files: dict[str, int], networks: list[Any]) -> Iterator[tuple[str, str]]:
     """Yield what a trace says of its machine.  A trace from elsewhere may hold anything there."""
     memory, epoch = config.get("mem_bytes"), config.get("epoch")
     size = format_size(memory) if isinstance(memory, int) else cell(str(memory))
@@ -84,6 +87,14 @@ def _machine(config: dict[str, Any], files: dict[str, int]) -> Iterator[tuple[st
             where = "in the trace" if f"disk{number}" in files else "not in the trace"
             image = f"{cell(str(disk['path']))} ({where})" if disk.get("path") else "blank"
             yield f"disk {number}", f"{format_size(disk['size'])}, {image}"
+    nets = config.get("nets")
+    for number, net in enumerate(nets if isinstance(nets, list) else []):
+        if isinstance(net, dict):
+            told = f", connected to {cell(str(networks[number]))}" if number < len(networks) else ""
+            yield (
+                f"network card {number}",
+                f"{cell(str(net.get('model')))}, {cell(str(net.get('mac')))}{told}",
+            )
 
 
 def _utc(seconds: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,12 @@ def register(subparsers: Subparsers) -> None:
         """tt fork boot.tt --at 50% --reg rax=5 --ticks 1_000_000
            tt fork boot.tt --at @prompt --line 'cat /proc/cmdline' -o other.tt
            tt fork boot.tt --at 2.5s --write 0xffffffff82000000=00ff --keep-inputs
-           tt fork boot.tt --at 1_000_000 --disk 0:2048=sector.bin --ticks 5_000_000""",
+           tt fork boot.tt --at 1_000_000 --disk 0:2048=sector.bin --ticks 5_000_000
+           tt fork web.tt --at 50% --net user --forward 8080:80 --timeout 60""",
         f"The machine stands as it was at POS ({GRAMMAR}), is changed, and runs on live; that is recorded as "
-        "a trace of its own, which holds its parent's beginning and refers to it.",
+        "a trace of its own, which holds its parent's beginning and refers to it.  The network of a machine "
+        "that has cards is cut off unless --net connects it; with --keep-inputs the frames that came in "
+        "TRACE come again.",
     )
     parser.add_argument("trace", metavar="TRACE")
     parser.add_argument("--at", metavar="POS", default="end", help="where to leave the recording (end)")
@@ -58,7 +62,23 @@ def register(subparsers: Subparsers) -> None:
         help="type a line when the guest is at a prompt",
     )
     parser.add_argument(
-        "--keep-inputs", action="store_true", help="give the guest what was typed then, at the same ticks"
+        "--keep-inputs",
+        action="store_true",
+        help="give the guest what was typed then, and the frames that came, at the same ticks",
+    )
+    parser.add_argument(
+        "--net",
+        metavar="END",
+        action="append",
+        help="what the first network card is connected to (the second: once more): `off`, nothing arrives "
+        "(default); `none`, the cable is unplugged; `user` or `stream:...`, live, as in tt record",
+    )
+    parser.add_argument(
+        "--forward",
+        metavar="HOST:GUEST",
+        action="append",
+        default=[],
+        help="with --net user: connections to this port of the host's loopback reach that port of the guest",
     )
     parser.add_argument("--ticks", metavar="N", help="run for so long (until the guest waits)")
     parser.add_argument("--timeout", type=float, metavar="S", help="run for at most S seconds of host time")
@@ -81,7 +101,16 @@ def run(args: argparse.Namespace) -> int:
         timeline = Timeline(trace, parse_bases(args.base))
         timeline.progress = lambda tick: progress(tick, trace.end_tick)
         timeline.seek(trace.resolve(args.at))
-        fork = Fork(timeline, args.output, args.name, keep_inputs=args.keep_inputs, script=script)
+        fork = Fork(
+            timeline,
+            args.output,
+            args.name,
+            keep_inputs=args.keep_inputs,
+            script=script,
+            network=args.net,
+            forwards=args.forward,
+            say=_say,
+        )
         try:
             _change(fork, args)
         except BaseException:
@@ -91,7 +120,10 @@ def run(args: argparse.Namespace) -> int:
         fork.progress = lambda tick: progress(tick, end)
         interrupted = False
         try:
-            reason = fork.run(ticks, until_prompt=ticks is None, timeout_s=args.timeout).reason
+            # A server at its prompt goes on serving: with a live network, --timeout says when it ends.
+            serves = fork.cables.is_live and args.timeout is not None
+            until_prompt = ticks is None and not serves
+            reason = fork.run(ticks, until_prompt=until_prompt, timeout_s=args.timeout).reason
         except KeyboardInterrupt:
             interrupted, reason = True, "interrupted"
         except BaseException:
@@ -113,10 +145,13 @@ def run(args: argparse.Namespace) -> int:
                 "end_tick": fork.tick,
                 "reason": why,
                 "name": fork.name,
+                "networks": list(fork.cables.told),
             }
         )
     else:
         print(f"{path}: left {args.trace} at tick {format_tick(fork.fork_tick)}")
+        if fork.cables.line:
+            print(fork.cables.line)
         print(f"ended at tick {format_tick(fork.tick)}: {why}")
     return 130 if interrupted else 0
 
@@ -138,6 +173,10 @@ def _change(fork: Fork, args: argparse.Namespace) -> None:
         fork.write_disk(_number(disk, "--disk"), _number(lba, "--disk"), sectors + bytes(-len(sectors) % 512))
     for text in args.type:
         fork.type(text.replace("\\n", "\n"))
+
+
+def _say(line: str) -> None:
+    print(f"tt: {line}", file=sys.stderr, flush=True)
 
 
 def _pair(text: str, example: str) -> tuple[str, str]:

@@ -32,7 +32,8 @@ def register(subparsers: Subparsers) -> None:
            tt record debian.img -o boot.tt --input commands.txt
            echo 'uname -a; poweroff' | tt record debian.img --seed 1 --epoch 1700000000
            tt record --kernel bzImage --initrd initrd.img --append 'quiet' --max-ticks 2_000_000_000
-           tt record guests/demo.elf --timeout 10""",
+           tt record guests/demo.elf --timeout 10
+           tt record debian.img --net user --forward 8080:80     (then: curl http://127.0.0.1:8080/)""",
         "GUEST is a disk image, a kernel (bzImage, ELF, Multiboot 1 and 2) or a guest of the Denali "
         "machine.  On a terminal its console is yours: Ctrl-C or Ctrl-A x ends the recording, Ctrl-A c "
         "sends Ctrl-C to the guest, Ctrl-A h tells more.  Otherwise the console goes to stdout, and the "
@@ -184,6 +185,7 @@ def run(args: argparse.Namespace) -> int:
             embed=args.embed,
             on_event=show,
             entropy=os.urandom if args.seed is None else seeded_entropy(args.seed),
+            networks=list(map(str, nets)),
             **limits,
         )
         console.flush()

@@ -65,3 +65,10 @@ class Nothing:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+class Silence(Nothing):
+    """A cable that is plugged in, with nobody at its other end."""
+
+    name = "silence"
+    up = True

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tt.errors import UsageError
-from tt.net.ends import End, Nothing
+from tt.net.ends import End, Nothing, Silence
 from tt.net.link import Conditions
 from tt.net.network import Cable, Network
 from tt.net.passt import Forward, Passt, parse_forward
@@ -44,6 +44,21 @@ class NetSpec:
     def has_host(self) -> bool:
         """Whether something of the host's is there, whose time does not wait for the guest's."""
         return self.kind in ("user", "stream")
+
+    def __str__(self) -> str:
+        """Return it as it may be typed, without the card."""
+        words = [f"{self.kind}:{self.where}" if self.where else self.kind]
+        words += ["listen"] * self.listen
+        words += [f"forward={forward}" for forward in self.forwards]
+        c = self.conditions
+        if c.latency_ns:
+            words.append(f"latency={c.latency_ns}ns")
+        if c.bits_per_s:
+            words.append(f"rate={c.bits_per_s}bit")
+        words += [f"{name}={chance:.12g}" for name in _CHANCES if (chance := getattr(c, name))]
+        if not c.perfect:
+            words += [f"seed={c.seed}"] * bool(c.seed)
+        return ",".join(words)
 
 
 def parse_net(text: str) -> NetSpec:
@@ -118,6 +133,8 @@ def _open(net: NetSpec, say: Callable[[str], None]) -> End:
             return Passt(net.forwards, say)
         case "stream":
             return open_stream(net.where, listen=net.listen, say=say)
+        case "off":
+            return Silence()
     return Nothing()
 
 

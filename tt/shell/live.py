@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tt.vmm.machine import Machine
 
 _SLICE_TICKS = 5_000_000
+_SLICE_S = 0.1
 _MOST_TICKS = 2_000_000_000  # a guest that never waits for anybody is looked at now and then
 _KEPT_RUNS = 20_000
 _MOST_SHOWN = 40  # lines of output after one command
@@ -62,27 +63,34 @@ class Live:
 
     # ---- commands
 
-    def carry_on(self, session: Session, ticks: int | None = None) -> Answer:
-        """Run on: for so many ticks, or until the guest waits for somebody to type, ends, or Ctrl-C."""
+    def carry_on(self, session: Session, ticks: int | None = None, ns: int | None = None) -> Answer:
+        """Run on: for so many ticks or ns, or until the guest waits for somebody to type, ends, or Ctrl-C."""
         goal = self.tick + (_MOST_TICKS if ticks is None else ticks)
+        until_ns = None if ns is None else self.machine.now_ns + ns
+        slice_s = _SLICE_S if self.fork.cables.is_live else None  # an idle guest's ticks hardly move then
         self._fresh.clear()
         reason = ""
         try:
             while self.tick < goal and not reason:
                 idle_ns, now_ns = self.machine.clock.idle_ns, self.machine.now_ns
-                stop = self.fork.run(until=min(goal, self.tick + _SLICE_TICKS))
+                stop = self.fork.run(until=min(goal, self.tick + _SLICE_TICKS), timeout_s=slice_s)
                 session.heed(self.tick)
                 if stop.reason == "power":
                     reason = f"the machine has ended: {stop.detail}"
                 elif stop.reason == "idle":
                     reason = "nothing can wake the guest but `type`"
+                elif until_ns is not None:
+                    if self.machine.now_ns >= until_ns:
+                        break
                 elif ticks is None and self._waits():
                     idled_ns = self.machine.clock.idle_ns - idle_ns
                     if 2 * idled_ns > self.machine.now_ns - now_ns:
                         reason = "the guest idles, and waits for somebody to type"
+                        if self.fork.cables.is_live:
+                            reason += " (`continue 10s` lets it serve its network)"
         except KeyboardInterrupt:
             reason = "interrupted"  # the branch has lived on until here, and that is recorded
-        if not reason and ticks is None:
+        if not reason and ticks is None and ns is None:
             reason = f"it has run {format_tick(_MOST_TICKS)} ticks: `continue` lets it go on"
         told = self._output()
         data = {"reason": reason, "output": b"".join(run[2] for run in self._fresh).decode(errors="replace")}
@@ -117,6 +125,18 @@ class Live:
         hint = ", too late: the machine has ended" if ended else ": `continue` lets it run"
         typed = f"{len(text)} byte{'s' * (len(text) != 1)} typed{hint}"
         return Answer({"typed": text.decode(errors="replace")}, [typed])
+
+    def plug(self, card: int, up: bool) -> Answer:
+        """Plug the cable of a network card in, or pull it out, with the next step."""
+        self.fork.plug(card, up)
+        told = f"the cable of network card {card} is {'plugged in' if up else 'pulled out'}: `continue`"
+        return Answer({"card": card, "up": up}, [told])
+
+    def receive(self, card: int, frame: bytes) -> Answer:
+        """Let a network card get a frame with the next step."""
+        self.fork.receive_frame(card, frame)
+        told = f"a frame of {len(frame):,} bytes for network card {card}: `continue` lets it come"
+        return Answer({"card": card, "size": len(frame)}, [told])
 
     def console(self, number: int) -> Answer:
         """Return the last lines printed in the branch and before it."""

@@ -29,6 +29,7 @@ from tt.vmm.machine import Machine, Stop
 if TYPE_CHECKING:
     from tt.travel.branches.fork import Fork
     from tt.travel.sources import Origin
+    from tt.vmm.live import Network
 
 MEMORY_BUDGET = 1 << 30
 SPACING_TICKS = 10_000_000
@@ -261,12 +262,15 @@ class Timeline:
         *,
         keep_inputs: bool = False,
         script: Sequence[bytes] = (),
+        network: Sequence[str] | Network | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Fork:
         """Return a live machine that stands here, its run recorded at `path`: see `Fork`."""
         from tt.travel.branches.fork import Fork
 
-        return Fork(self, path, name, keep_inputs=keep_inputs, script=script, progress=progress)
+        return Fork(
+            self, path, name, keep_inputs=keep_inputs, script=script, network=network, progress=progress
+        )
 
     # ---- inside
 

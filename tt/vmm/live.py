@@ -50,6 +50,10 @@ class Network(Protocol):
         """Return the descriptors that become readable when something comes from outside."""
         ...
 
+    def close(self) -> None:
+        """Let go of everything; its owner calls it."""
+        ...
+
 
 class LiveSource:
     """Answers and inputs from the host.
@@ -154,6 +158,10 @@ class LiveSource:
         """Return a live answer."""
         return live()
 
+    def resumed(self) -> None:
+        """Take note that the machine stood still: guest time keeps to the host's from here."""
+        self._started = False
+
     def next_input(self, tick: int) -> int | None:
         """Return `tick` when something was typed or came by the network, or when something will come."""
         if self._typed:
@@ -172,7 +180,10 @@ class LiveSource:
         while self._typed:
             unit, data = self._typed.popleft()
             inputs.append(Event(tick, Kind.INPUT, unit, 0, data))
-        return inputs if self.network is None else inputs + self.network.take(tick)
+        if self.network is None:
+            return inputs
+        self.network.poll(self.now_ns())  # time may have passed since `next_input`: the guest was idle
+        return inputs + self.network.take(tick)
 
     def wants_pause(self, tick: int) -> bool:
         """Whether somebody asked to stop, or it is time to commit."""

@@ -23,26 +23,29 @@ _NAME = re.compile(r"[\w][\w.+-]{0,60}")
 
 @command(
     "fork",
-    usage="[NAME] [keep-inputs]", theme="branches", most=2,
+    usage="[NAME] [keep-inputs] [net=END]", theme="branches", most=4,
     examples=(("fork", "a live branch from here"), ("fork what-if", "one with a name"),
-              ("fork what-if keep-inputs", "what was typed later in the recording is typed there too")),
+              ("fork what-if keep-inputs", "what was typed later, and the frames that came, come there too"),
+              ("fork live net=user,forward=8080-80", "its network card is connected, as by tt record --net")),
 )  # fmt: skip
 def fork(session: Session, arguments: Arguments) -> Answer:
     """Make a live branch that leaves the recording here.
 
     In it `set` changes registers and memory, `disk write` a disk, `type` types, `continue` and `step` run on,
     and all of that is recorded as a trace of its own, beside this one.  `close` seals it; then you can travel
-    in it.
+    in it.  The network of a machine with cards is cut off (net=off) unless the fork says otherwise:
+    net=none unplugs the cable, net=user or net=stream:... connects it to somebody who is there now.
     """
     from tt.travel.branches.fork import Fork
 
     if session.live is not None:
         raise UsageError("this is a live branch already: `close` it first")
     words = arguments.words
-    keep = bool(words) and words[-1] == "keep-inputs"
-    words = words[:-1] if keep else words
+    keep = "keep-inputs" in words[-2:]
+    nets = [word.removeprefix("net=") for word in words if word.startswith("net=")]
+    words = [word for word in words if word != "keep-inputs" and not word.startswith("net=")]
     if len(words) > 1:
-        raise UsageError(f"{shorten(words[1])}: it is fork [NAME] [keep-inputs]")
+        raise UsageError(f"{shorten(words[1])}: it is fork [NAME] [keep-inputs] [net=END]")
     parent = session.trace.path
     path, name = None, ""
     if words:
@@ -50,10 +53,20 @@ def fork(session: Session, arguments: Arguments) -> Answer:
         if not _NAME.fullmatch(name):
             raise UsageError(f"{shorten(name)} is no name: give letters, digits and -")
         path = parent.with_name(f"{parent.stem}-{name}.tt")
-    made = Fork(session.timeline, path, name, keep_inputs=keep, progress=session.heed)
+    made = Fork(
+        session.timeline,
+        path,
+        name,
+        keep_inputs=keep,
+        network=nets or None,
+        say=session.say,
+        progress=session.heed,
+    )
     session.live = Live(made, session.trace)
     shown = printable(str(made.path))
     told = [f"a live branch, recorded as {shown}; `set`, `type`, `continue`, then `close`"]
+    if made.cables.line:
+        told.append(made.cables.line)
     return session.arrive(told, {"path": str(made.path), "name": made.name, "fork_tick": made.fork_tick})
 
 
@@ -82,6 +95,51 @@ def type_(session: Session, arguments: Arguments) -> Answer:
         if data[-1:] >= b" ":
             data += b"\n"
     return session.live.type(data)
+
+
+@command(
+    "plug",
+    usage="[CARD]", theme="branches", most=1, examples=(("plug", "plug the cable of card 0 in"),),
+)  # fmt: skip
+def plug(session: Session, arguments: Arguments) -> Answer:
+    """Plug in the cable of a network card of a live branch."""
+    return _live(session, "plug").plug(_card(arguments.words[0] if arguments.words else "0"), True)
+
+
+@command(
+    "unplug",
+    usage="[CARD]", theme="branches", most=1, examples=(("unplug 1", "pull the cable of card 1 out"),),
+)  # fmt: skip
+def unplug(session: Session, arguments: Arguments) -> Answer:
+    """Pull out the cable of a network card of a live branch."""
+    return _live(session, "unplug").plug(_card(arguments.words[0] if arguments.words else "0"), False)
+
+
+@command(
+    "receive",
+    usage="[CARD] HEX", theme="branches", least=1, most=2,
+    examples=(("receive ffffffffffff525400747401080600010800...", "network card 0 gets a frame"),),
+)  # fmt: skip
+def receive(session: Session, arguments: Arguments) -> Answer:
+    """Give a network card of a live branch a frame, without its checksum."""
+    *card, text = arguments.words
+    try:
+        frame = bytes.fromhex(text)
+    except ValueError:
+        raise UsageError(f"{shorten(text)} is no frame: give pairs of hex digits") from None
+    return _live(session, "receive").receive(_card(card[0] if card else "0"), frame)
+
+
+def _live(session: Session, name: str) -> Live:
+    if session.live is None:
+        raise UsageError(f"what came is recorded: `fork` makes a live branch here, and there `{name}` works")
+    return session.live
+
+
+def _card(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 3:
+        raise UsageError(f"{shorten(text)} is no network card: give its number, from 0 on")
+    return int(text)
 
 
 @command(

@@ -137,15 +137,20 @@ def reverse_finish(session: Session, arguments: Arguments) -> Answer:
 @command(
     "continue", "c", "g", "fg",
     usage="[N]", theme="moving", most=1, repeats=True,
-    examples=(("continue", "to the next break-, watch- or catchpoint, or the end"), ("c 3", "to the third")),
+    examples=(("continue", "to the next break-, watch- or catchpoint, or the end"), ("c 3", "to the third"),
+              ("c 10s", "in a live branch: for 10 s of guest time, also where the guest waits")),
 )  # fmt: skip
 def continue_(session: Session, arguments: Arguments) -> Answer:
     """Go forward to the next stop that is set, or to the end.
 
-    With N, to the Nth.  In a live branch: run on, for N ticks, or until the guest waits or ends.
+    With N, to the Nth.  In a live branch: run on, for N ticks or so much guest time, or until the guest
+    waits or ends.
     """
     if session.live is not None:
-        return session.live.carry_on(session, count(arguments.words[0]) if arguments.words else None)
+        text = arguments.words[0] if arguments.words else ""
+        if text.endswith("s") and _AMOUNT.fullmatch(text):
+            return session.live.carry_on(session, ns=_nanoseconds(text))
+        return session.live.carry_on(session, count(text) if text else None)
     return _until_arrival(session, arguments, lambda: session.timeline.proceed())
 
 

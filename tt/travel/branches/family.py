@@ -26,6 +26,7 @@ from tt.position import format_tick
 
 _LONGEST_NAME = 200
 _DEEPEST = 10_000
+_MOST_NETWORKS = 8
 
 
 @dataclass(eq=False)
@@ -33,7 +34,8 @@ class Node:
     """A timeline in the tree.
 
     `path` is None for a parent that is not here any more: then only its `name`
-    is known.  `fork_tick` is where it leaves its parent, None for a root.
+    is known.  `fork_tick` is where it leaves its parent, None for a root.  `networks` says what
+    its network cards were connected to.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Node:
     end_tick: int = 0
     reason: str = ""
     fork_tick: int | None = None
+    networks: tuple[str, ...] = ()
     parent: Node | None = field(default=None, repr=False)
     children: list[Node] = field(default_factory=list, repr=False)
 
@@ -76,6 +79,7 @@ class Node:
             "path": None if self.path is None else str(self.path),
             "fork_tick": self.fork_tick,
             "end_tick": self.end_tick,
+            "networks": list(self.networks),
             "children": [child.plain() for child in self.children],
         }
 
@@ -160,6 +164,8 @@ def _words(node: Node) -> str:
     words.append(f"to {format_tick(node.end_tick)}")
     if node.reason:
         words.append(f"({printable(node.reason)})")
+    if node.networks:
+        words.append(f"[net: {printable('; '.join(node.networks))}]")
     shown = node.path.name
     return "  ".join([*words, "" if shown == f"{node.name}.tt" else printable(shown)]).rstrip()
 
@@ -191,6 +197,9 @@ class _Scan:
         self._read[real] = None
         with Trace.open(path) as trace:
             node = Node(trace_id(trace), trace_name(trace), real, trace.end_tick, trace.reason)
+            networks = trace.meta.get("networks")
+            if isinstance(networks, list):
+                node.networks = tuple(str(each)[:_LONGEST_NAME] for each in networks[:_MOST_NETWORKS])
             found = _Found(node)
             parent = trace.meta.get("parent")
             if isinstance(parent, dict):

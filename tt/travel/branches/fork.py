@@ -23,12 +23,14 @@ from tt.errors import TTError, UsageError
 from tt.events import ANSWERS, INPUTS, Event, Kind
 from tt.log import BackgroundWriter
 from tt.log.chunks import MAX_DATA
+from tt.net.ends import MAX_FRAME, MIN_FRAME
 from tt.recording import (
     CHECKPOINT_RAM,
     LiveRun,
     Recorder,
 )
 from tt.replay import config_of
+from tt.travel.branches.cables import Cables, parse_cables
 from tt.travel.branches.family import parent_entry
 from tt.travel.branches.outside import BranchSource, KeptInputs
 from tt.travel.branches.past import Past, copy_files
@@ -36,13 +38,14 @@ from tt.travel.interrupts import noted
 from tt.vmm.build import build_machine
 from tt.vmm.disk import SECTOR
 from tt.vmm.engine import FOREVER
-from tt.vmm.live import COMMIT_EVERY_S
-from tt.vmm.machine import Machine, Stop
+from tt.vmm.live import COMMIT_EVERY_S, Network
+from tt.vmm.machine import NETWORK_SLICE_TICKS, Machine, Stop
 
 if TYPE_CHECKING:
     from tt.travel.timeline import Timeline
 
 _PAGE = 4096
+_STOOD_STILL_S = 0.5  # after so much of the host's time, the guest's does not catch up with it
 _SETTLE_S = 2.0  # host time that an interrupted idle guest gets to reach its next instruction
 _ErrorType = type[BaseException]  # inside the class, `type` is the method that types text
 _BOOT_FILES = ("kernel", "initrd", "guest")
@@ -58,6 +61,11 @@ class Fork:
     the guest waits at a prompt.  The timeline is left where it was.  `progress(tick)`
     is told about ten times a second while the fork runs, and may raise.
 
+    `network` says what each network card is connected to, see `tt.travel.branches.cables`,
+    with `forwards` as in `tt record --forward`; or it is a `Network` that is there already.
+    By default nothing arrives, or with `keep_inputs` what arrived then.  `say` is told in a
+    line when a peer goes.
+
     Raises `UsageError` where the recording's machine has ended already, or `path` exists.
     """
 
@@ -69,6 +77,9 @@ class Fork:
         *,
         keep_inputs: bool = False,
         script: Sequence[bytes] = (),
+        network: Sequence[str] | Network | None = None,
+        forwards: Sequence[str] = (),
+        say: Callable[[str], None] = lambda line: None,
         entropy: Callable[[int], bytes] = os.urandom,
         progress: Callable[[int], None] | None = None,
     ) -> None:
@@ -85,12 +96,19 @@ class Fork:
         self._begin = time.monotonic()
         self._closed = False
         self._spool: list[Path] = []
+        self._ran_at = 0.0
         self._edited_at: int | None = None  # the tick of the last edit
         self._told: Event | None = None  # the last event
         config = config_of(parent)
+        cards = len(config.nets)
+        self.cables = (
+            parse_cables(network, cards, keep_inputs=keep_inputs, forwards=forwards)
+            if network is None or isinstance(network, Sequence)
+            else Cables(("a network of its own",) * cards)
+        )
         past = Past(timeline, prompt=bool(script))
         answered = sum(e.tick == self.fork_tick and e.kind in ANSWERS for e in past.recent)
-        kept = KeptInputs(parent, self.fork_tick, answered) if keep_inputs else None
+        kept = KeptInputs(parent, self.fork_tick, answered, self.cables.frames) if keep_inputs else None
         self._source = BranchSource(kept, script)
         disks = [disk.twin() for disk in timeline.machine.disks]
         self.machine: Machine = build_machine(config, disks, self._source, entropy=entropy)
@@ -99,6 +117,7 @@ class Fork:
         if kept is None:
             self.machine.router.restore_all()  # the parents of its devices are not here
         self._source.now_ns = self.machine.clock.now
+        self._source.ticks_until = self.machine.clock.ticks_until
         self._source.wants_input = lambda: self.machine.wants_input
         if past.printed is not None:
             self._source.see(past.printed)
@@ -106,7 +125,18 @@ class Fork:
         meta["id"] = os.urandom(16).hex()
         meta["parent"] = parent_entry(parent, self.path, self.fork_tick)
         meta["name"] = self.name
-        self._writer = BackgroundWriter(self.path, meta, checkpoint_bytes=CHECKPOINT_RAM * config.mem_bytes)
+        if cards:
+            meta["networks"] = list(self.cables.told)
+        if network is None or isinstance(network, Sequence):
+            network = self.cables.open(past.links, say)
+        self._connect(network)
+        checkpoint_bytes = CHECKPOINT_RAM * config.mem_bytes
+        try:
+            self._writer = BackgroundWriter(self.path, meta, checkpoint_bytes=checkpoint_bytes)
+        except BaseException:
+            if network is not None:
+                network.close()
+            raise
         try:
             self._writer.wait()  # until the file is there, and its name taken
             self._spool = copy_files(parent, self._writer)
@@ -115,13 +145,15 @@ class Fork:
             self._live.take_checkpoint()
             past.copy(self._writer, recorder)
         except BaseException:
-            self._writer.close()
+            self._let_go()
             raise
         self.machine.door.subscribe(self._see)
         self.machine.door.subscribe(self._source.see)
         self._live.take_digest()
         self._commit_at = 0.0
         self._live.commit()
+        for card in self.cables.unplugged:
+            self.plug(card, False)
 
     # ---- looking
 
@@ -201,6 +233,18 @@ class Fork:
             else:
                 self._source.type_at(at, piece)
 
+    def receive_frame(self, card: int, frame: bytes) -> None:
+        """Let network card `card` get a frame with the next step; it ends before the checksum."""
+        self._check_card(card)
+        if not MIN_FRAME <= len(frame) <= MAX_FRAME:
+            raise UsageError(f"{len(frame):,} bytes are no frame: it has {MIN_FRAME} to {MAX_FRAME:,}")
+        self._source.give(Event(0, Kind.FRAME_IN, card, 0, frame))
+
+    def plug(self, card: int, up: bool) -> None:
+        """Plug the cable of network card `card` in, or pull it out, with the next step."""
+        self._check_card(card)
+        self._source.give(Event(0, Kind.LINK, card, int(up)))
+
     # ---- running
 
     def run(
@@ -224,7 +268,15 @@ class Fork:
         if goal < self.tick:
             raise UsageError(f"a fork runs forward only: it is at tick {self.tick:,}, past {goal:,}")
         self._source.forever = not until_prompt
+        if time.monotonic() - self._ran_at > _STOOD_STILL_S:
+            self._source.resumed()
         late = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            return self._run(goal, late)
+        finally:
+            self._ran_at = time.monotonic()
+
+    def _run(self, goal: int, late: float | None) -> Stop:
         with noted() as interrupted:
             while True:
                 stop = self._live.run(goal)
@@ -337,7 +389,22 @@ class Fork:
         if self._closed:
             raise UsageError(f"the fork {self.path} is closed: fork again")
 
+    def _check_card(self, card: int) -> None:
+        self._open()
+        cards = len(self.cables.told)
+        if not 0 <= card < cards:
+            raise UsageError(f"there is no network card {card}: the machine has {cards}")
+
+    def _connect(self, network: Network | None) -> None:
+        self._source.network = network
+        self._source.pace = network is not None  # whoever is there keeps the host's time
+        if network is not None:
+            network.room = self.machine.frame_room
+            self.machine.slice_ticks = NETWORK_SLICE_TICKS
+
     def _let_go(self) -> None:
+        if self._source.network is not None:
+            self._source.network.close()
         self._writer.close()
         for path in self._spool:
             path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
@@ -13,6 +14,8 @@ from tt.vmm.live import LiveSource
 
 BREATHE_EVERY_S = 0.1
 """How often a running fork pauses: for progress, Ctrl-C and commits."""
+BY_NETWORK = frozenset({Kind.FRAME_IN, Kind.LINK})
+"""The inputs that come by a network."""
 
 
 class KeptInputs:
@@ -20,10 +23,11 @@ class KeptInputs:
 
     The first `answered` of the answers at `tick` itself were given already.  As long as the
     guest does what it did in the trace, all of it fits, and so does how long it idled.
+    Without `frames`, what came by the network is left out.
     """
 
-    def __init__(self, trace: Trace, tick: int, answered: int) -> None:
-        self._inputs = trace.events(tick, kinds=INPUTS)
+    def __init__(self, trace: Trace, tick: int, answered: int, frames: bool = True) -> None:
+        self._inputs = trace.events(tick, kinds=INPUTS if frames else INPUTS - BY_NETWORK)
         self._answers: Iterator[Event] = islice(trace.events(tick, kinds=ANSWERS), answered, None)
         self._input = next(self._inputs, None)
         self._answer = next(self._answers, None)
@@ -69,15 +73,16 @@ class KeptInputs:
 
 
 class BranchSource(LiveSource):
-    """Answers and inputs of a fork: typed now, typed at given ticks, and `kept` ones of the parent.
+    """Answers and inputs of a fork: given now, typed at given ticks, and `kept` ones of the parent.
 
-    The host never waits while the guest idles.  If nothing wakes the guest, it gets the
-    next input at once, whichever tick that was meant for.
+    The host never waits while the guest idles, unless it is told to `pace`.  If nothing
+    wakes the guest, it gets the next input at once, whichever tick that was meant for.
     """
 
     def __init__(self, kept: KeptInputs | None = None, script: Sequence[bytes] = ()) -> None:
         super().__init__(script=script, forever=True)
         self._kept = kept
+        self._given: deque[Event] = deque()
         self._later: list[tuple[int, int, bytes]] = []  # a heap of (tick, order, data)
         self._order = 0
         self._early: list[Event] = []
@@ -87,6 +92,10 @@ class BranchSource(LiveSource):
         """Type `data` at `tick`, or as soon as a later one is reached."""
         self._order += 1
         heapq.heappush(self._later, (tick, self._order, data))
+
+    def give(self, event: Event) -> None:
+        """Give the guest an input now."""
+        self._given.append(event)
 
     def answer(self, tick: int, kind: Kind, unit: int, live: Callable[[], bytes]) -> bytes:
         """Return the parent's answer where it fits, else a live one."""
@@ -99,17 +108,21 @@ class BranchSource(LiveSource):
     def next_input(self, tick: int) -> int | None:
         """Return the tick at which the next input is due, or None."""
         due = [super().next_input(tick), self._later[0][0] if self._later else None]
+        if self._given:
+            due.append(tick)
         if self._kept is not None:
             due.append(self._kept.next_input(tick))
         return min((max(tick, t) for t in due if t is not None), default=None)
 
     def take_inputs(self, tick: int) -> list[Event]:
-        """Return the inputs due at `tick`: the parent's, those typed for a tick, those typed now."""
+        """Return the inputs due at `tick`: the parent's, those typed for a tick, those given or typed now."""
         inputs, self._early = self._early, []
         while self._kept is not None and self._kept.next_input(tick) == tick:
             inputs.append(self._kept.take_input())
         while self._later and self._later[0][0] <= tick:
             inputs.append(Event(tick, Kind.INPUT, 0, 0, heapq.heappop(self._later)[2]))
+        while self._given:
+            inputs.append(self._given.popleft())
         return inputs + super().take_inputs(tick)
 
     def idle(self, tick: int, most_ns: int | None) -> int | None:

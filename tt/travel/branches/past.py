@@ -11,10 +11,11 @@ from tt.events import FRAMES, Event, Kind
 from tt.log import BackgroundWriter
 from tt.log.coalesce import MAX_RUN_TICKS
 from tt.recording import Recorder, with_checksum
-from tt.replay import run_on
+from tt.replay import config_of, run_on
 
 if TYPE_CHECKING:
     from tt.log import Trace
+    from tt.log.reader import DiskWrite, Frame
     from tt.travel.timeline import Timeline
 
 _BOOT_FILES = ("kernel", "initrd", "guest")
@@ -40,10 +41,18 @@ class Past:
                 last = event
         if last is not None and last.kind is Kind.CONSOLE:
             self.begin = last.tick
+        self.links: dict[int, bool] = {}
+        """Whether the cable of a card is plugged in, for those where that was told."""
         if prompt:
             for event in self.trace.events(last_tick=max(self.begin - 1, 0), kinds={Kind.CONSOLE}):
                 self.printed = event
         self._watch(timeline)
+        if config_of(self.trace).nets:
+            told = (
+                e for e in self.trace.events(last_tick=self.begin, kinds={Kind.LINK}) if e.tick < self.begin
+            )
+            for event in (*told, *(e for e in self.recent if e.kind is Kind.LINK)):
+                self.links[event.unit] = bool(event.value)
 
     def _watch(self, timeline: Timeline) -> None:
         machine = timeline.machine
@@ -77,7 +86,12 @@ class Past:
             writer.add(event, host_ns or None)
             recorder.counts[event.kind] += 1
         for event in self.recent:
-            recorder.log(event)
+            timed: DiskWrite | Frame | None = None  # the parent's, from which it has its host time
+            if event.kind is Kind.DISK_WRITE:
+                timed = next(writes, None)
+            elif event.kind in FRAMES:
+                timed = next(frames, None)
+            recorder.log(event, None if timed is None else timed.host_ns or None)
         for tick, digest in self.trace.digests():
             if tick < self.end:
                 writer.add_digest(tick, digest)
