@@ -53,6 +53,7 @@ struct denali_registers {
 #define DENALI_EVENT_TIMER 1ul
 #define DENALI_EVENT_INPUT 2ul
 #define DENALI_EVENT_DISK 4ul
+#define DENALI_EVENT_NETWORK 8ul
 
 #define DENALI_READ 1ul
 #define DENALI_WRITE 2ul
@@ -64,6 +65,17 @@ struct denali_registers {
 #define DENALI_ALL (~0ul)          /* tlb_flush: every unwired entry */
 #define DENALI_FAILED (1ul << 63)  /* disk_done: the request failed */
 #define DENALI_READ_ONLY (1ul << 63) /* disk_info: the disk cannot be written */
+#define DENALI_NO_PAGE (~0ul)        /* net_receive: give no page in exchange */
+#define DENALI_MORE (1ul << 63)      /* net_receive: another frame is there */
+
+/* What net_info tells of a card. */
+#define DENALI_CARD_MODEL 0    /* 0 denali, 1 classic */
+#define DENALI_CARD_ADDRESS 1  /* six bytes, the first one lowest */
+#define DENALI_CARD_LINK 2     /* 1 up, 0 down */
+#define DENALI_CARD_LONGEST 3  /* bytes of the longest frame, without its checksum */
+#define DENALI_CARD_RECEIVED 4 /* frames put into the guest's memory */
+#define DENALI_CARD_SENT 5     /* frames that went out */
+#define DENALI_CARD_DROPPED 6  /* frames lost, in either direction */
 
 /* ---- the virtual instructions --------------------------------------------- */
 
@@ -80,6 +92,12 @@ struct denali_registers {
 #define DENALI_DISK_READ 10
 #define DENALI_DISK_WRITE 11
 #define DENALI_DISK_DONE 12
+#define DENALI_NET_INFO 13
+#define DENALI_NET_GIVE 14
+#define DENALI_NET_SEND 15
+#define DENALI_NET_RECEIVE 16
+#define DENALI_NET_PORT_READ 17
+#define DENALI_NET_PORT_WRITE 18
 
 static inline u64 denali_call(u64 number, u64 a, u64 b, u64 c)
 {
@@ -144,6 +162,41 @@ static inline u64 disk_done(void)
     return denali_call(DENALI_DISK_DONE, 0, 0, 0);
 }
 
+static inline u64 net_info(u64 card, u64 item)
+{
+    return denali_call(DENALI_NET_INFO, card, item, 0);
+}
+
+static inline u64 net_cards(void) /* how many cards there are */
+{
+    return net_info(DENALI_ALL, 0);
+}
+
+static inline u64 net_give(u64 card, u64 physical_page)
+{
+    return denali_call(DENALI_NET_GIVE, card, physical_page, 0);
+}
+
+static inline u64 net_send(u64 card, const void *physical, u64 size)
+{
+    return denali_call(DENALI_NET_SEND, card, (u64)physical, size);
+}
+
+static inline u64 net_receive(u64 card, u64 physical_page) /* DENALI_NO_PAGE, or a page to give in exchange */
+{
+    return denali_call(DENALI_NET_RECEIVE, card, physical_page, 0);
+}
+
+static inline u64 net_port_read(u64 card, u64 port)
+{
+    return denali_call(DENALI_NET_PORT_READ, card, port, 0);
+}
+
+static inline u64 net_port_write(u64 card, u64 port, u64 value)
+{
+    return denali_call(DENALI_NET_PORT_WRITE, card, port, value);
+}
+
 /* ---- the library (denali.c, start.S) -------------------------------------- */
 
 /* The registers a stub has saved, as a handler sees them; RIP, RFLAGS, RSP and
@@ -173,6 +226,7 @@ __attribute__((noreturn, format(printf, 1, 2))) void panic(const char *format, .
  * on the caller's (in wait_until). */
 void on_timer(void (*handler)(void));
 void on_input(void (*handler)(void));
+void on_network(void (*handler)(void)); /* not with network_start, which has a handler of its own */
 static inline void events_on(void) { denali.enabled = 1; }
 static inline void events_off(void) { denali.enabled = 0; }
 
@@ -196,6 +250,33 @@ bool wait_until(bool (*done)(void *), void *argument, u64 deadline_ns);
  * machine refused it. `page` is a physical page. */
 typedef void (*disk_callback)(void *argument, bool good);
 bool disk_start(bool write, u64 disk, u64 block, void *page, disk_callback done, void *argument);
+
+/* Network (network.c, which a guest that uses it is linked with): frames by
+ * cards of either model, with buffers of the driver's own.  A frame begins with
+ * the destination's address and has no checksum.  Cards are numbered from 0. */
+
+#define NETWORK_CARDS 4    /* most cards that the driver serves */
+#define NETWORK_LEAST 14ul /* bytes of the shortest frame: its header */
+
+/* Start all cards and return how many there are, 0 on a machine without.
+ * `handler` (or NULL) is called like the others, with events off, when frames
+ * have arrived or a link has changed: call network_receive until NULL. */
+u64 network_start(void (*handler)(void));
+
+/* The card's address; whether its cable is plugged in; the longest frame it
+ * sends and receives, header included: 4096 bytes, of a classic card 1518. */
+void network_address(u64 card, u8 address[6]);
+bool network_link(u64 card);
+u64 network_longest(u64 card);
+
+/* Send a frame.  `frame` is a physical address (any in the image); its bytes are
+ * taken at once, so it may be used again at once.  False if it was not sent: no
+ * such card, a size that no frame has, or no link. */
+bool network_send(u64 card, const void *frame, u64 size);
+
+/* Take the oldest frame that was received, NULL if there is none.  It may be read
+ * and written until the next network_receive of the same card. */
+void *network_receive(u64 card, u64 *size);
 
 /* TLB: wire the register page and the whole image one to one, then switch
  * translation on.  Everything else is up to the exception handler. */
