@@ -7,6 +7,7 @@ volatile u64 denali_batches, denali_full_batches;
 
 static void (*timer_handler)(void);
 static void (*input_handler)(void);
+static void (*network_handler)(void);
 static bool (*exception_handler)(struct saved_registers *);
 
 /* ---- memory ---------------------------------------------------------------- */
@@ -227,7 +228,17 @@ static void disk_events(void)
 
 void on_timer(void (*handler)(void)) { timer_handler = handler; }
 void on_input(void (*handler)(void)) { input_handler = handler; }
+void on_network(void (*handler)(void)) { network_handler = handler; }
 void on_exception(bool (*handler)(struct saved_registers *)) { exception_handler = handler; }
+
+/* What comes from outside: one test for both of them, as they are rare. */
+static void outside_events(u64 mask)
+{
+    if (mask & DENALI_EVENT_INPUT && input_handler)
+        input_handler();
+    if (mask & DENALI_EVENT_NETWORK && network_handler)
+        network_handler();
+}
 
 /* Called by the event stub, and for the events that idling has taken. */
 void kit_events(u64 mask)
@@ -239,8 +250,8 @@ void kit_events(u64 mask)
         denali_full_batches++;
     if (mask & DENALI_EVENT_TIMER && timer_handler)
         timer_handler();
-    if (mask & DENALI_EVENT_INPUT && input_handler)
-        input_handler();
+    if (mask & (DENALI_EVENT_INPUT | DENALI_EVENT_NETWORK))
+        outside_events(mask);
     if (mask & DENALI_EVENT_DISK)
         disk_events();
 }

@@ -169,7 +169,8 @@ static inline u64 net_info(u64 card, u64 item)
 
 static inline u64 net_cards(void) /* how many cards there are */
 {
-    return net_info(DENALI_ALL, 0);
+    u64 count = net_info(DENALI_ALL, 0);
+    return count == DENALI_REFUSED ? 0 : count;
 }
 
 static inline u64 net_give(u64 card, u64 physical_page)

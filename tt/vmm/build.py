@@ -44,6 +44,7 @@ def build_machine(
             epoch=config.epoch,
             period_ns=config.period_ns,
             host_clock=clock,
+            nets=config.nets,
         )
     elif config.machine == "pc":
         from tt.vmm.pc.machine import PcMachine

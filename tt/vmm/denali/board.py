@@ -9,13 +9,14 @@ from typing import Annotated, Any, NamedTuple
 from tt.errors import UsageError
 from tt.events import Kind
 from tt.vmm.clock import Clock
+from tt.vmm.config import NetConfig
 from tt.vmm.denali.console import Console
 from tt.vmm.denali.disk import DiskQueue, Drive, Slot
+from tt.vmm.denali.ethernet import Cards
 from tt.vmm.denali.image import GuestImage
 from tt.vmm.denali.registers import (
     MAGIC,
     PAGE,
-    REFUSED,
     REGISTER_PAGE,
     Call,
     EventBit,
@@ -64,8 +65,8 @@ class DenaliBoard:
 
     `epoch` is the wall clock at power-on, in seconds since 1970; with
     `host_clock` (ns since 1970) it follows the host's, and each reading is an
-    answer through the door.  `router` lets one interpose on the devices
-    "disk0", "disk1", ..., "console0" and "timer0".
+    answer through the door.  `nets` are its network cards.  `router` lets one interpose on the
+    devices "disk0", "disk1", ..., "console0", "timer0" and "ethernet0", "ethernet1", ...
     """
 
     name = "denali"
@@ -81,6 +82,7 @@ class DenaliBoard:
         epoch: int,
         quantum_ticks: int = QUANTUM_TICKS,
         host_clock: Callable[[], int] | None = None,
+        nets: Sequence[NetConfig] = (),
     ) -> None:
         if memory.size % PAGE or memory.size <= REGISTER_PAGE + PAGE:
             raise UsageError(
@@ -100,6 +102,7 @@ class DenaliBoard:
             memory,
             clock,
         )
+        self.cards = Cards(nets, self.router, door, memory)
         self._timer = wire_timer(self.router, 0)
         self._timer.completed = self._timer_answered
         self.registers = RegisterPage(memory)
@@ -162,7 +165,7 @@ class DenaliBoard:
             case Call.DISK_DONE:
                 return self.disks.done()
             case _:
-                return REFUSED
+                return self.cards.call(number, rdi, rsi, rdx)
 
     # ---- called by the run loop -----------------------------------------------
 
@@ -185,7 +188,7 @@ class DenaliBoard:
         That is now if an event is pending, and None if only an input can end
         the idle.  It may be in the past (a timer register set too late).
         """
-        if self.pending or self.console.arrived:
+        if self.pending or self.console.arrived or self.cards.due:
             return self._clock.now()
         times = (self.idle_until_ns, self._timer_ns(), self.disks.next_deadline_ns())
         return min((t for t in times if t is not None), default=None)
@@ -208,6 +211,8 @@ class DenaliBoard:
             self._timer.send(TimerExpired(timer_ns))
         if self.console.hand_over():
             self.raise_event(EventBit.INPUT)
+        if self.cards.hand_over():
+            self.raise_event(EventBit.NETWORK)
 
         if self.idling and not self.pending and (self.idle_until_ns is None or now_ns < self.idle_until_ns):
             return 0
@@ -230,7 +235,7 @@ class DenaliBoard:
 
     def save(self) -> dict[str, Any]:
         """Return the state as plain data; RAM (the register page too) and disks are saved by others."""
-        saved = {
+        saved: dict[str, Any] = {
             "next_hand_over_tick": self.next_hand_over_tick,
             "pending": self.pending,
             "idling": self.idling,
@@ -239,14 +244,16 @@ class DenaliBoard:
             "console": self.console.save(),
             "disks": self.disks.save(),
         }
+        if self.cards:
+            saved["cards"] = self.cards.save()
         routes = self.router.save()
         return saved | {"router": routes} if routes else saved
 
     def load(self, state: dict[str, Any]) -> None:
         """Put a saved state back; raises `BadState` when this board could not have saved it."""
-        parts = {"console", "disks"}
+        parts = {"console", "disks"} | ({"cards"} if self.cards else set())
         if not isinstance(state, dict) or not parts <= set(state):
-            raise misfit("the board", "a table with console and disks was expected")
+            raise misfit("the board", f"a table with {', '.join(sorted(parts))} was expected")
         own = {name: value for name, value in state.items() if name not in parts | {"router"}}
         saved = unpack(State, own, "the board")
         if saved.idle_until_ns is not None and not saved.idling:
@@ -258,6 +265,8 @@ class DenaliBoard:
         self.terminated = saved.terminated
         self.console.load(state["console"])
         self.disks.load(state["disks"])
+        if self.cards:
+            self.cards.load(state["cards"])
         if "router" in state:
             self.router.load(state["router"])
         else:

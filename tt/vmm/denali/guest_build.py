@@ -18,10 +18,16 @@ from tt.errors import TTError
 KIT = ("denali.h", "denali.c", "start.S", "denali.ld")
 """The kit: every guest is compiled against the first, and linked with the rest."""
 
+NETWORK = "network.c"
+PARTS = (NETWORK,)
+"""Parts of the kit that only those guests are linked with which use them."""
+
 DEMO = "demo.c"
 BUG = "bug.c"
-GUESTS = (DEMO, BUG)
-"""The guests that come with the kit, a source file each: the demo, and the one of docs/tutorial.md."""
+PINGPONG = "pingpong.c"
+GUESTS = {DEMO: (), BUG: (), PINGPONG: (NETWORK,)}
+"""The guests that come with the kit, a source file each, and the parts that they use: the demo, the one
+of docs/tutorial.md, and two that pass a frame to and fro."""
 
 # No SSE and no red zone: an upcall may come between any two instructions and
 # saves neither.  No loop patterns: memcpy must not become a call of memcpy.
@@ -73,15 +79,16 @@ def build_guest(source_files: Sequence[Path], output: Path, *, kit: Path, cc: st
 def build_kit(kit: Path, folder: Path, *, cc: str = "gcc") -> Path:
     """Copy the kit and its guests' sources into `folder` and build them there; return the demo's ELF file.
 
-    Beside `demo.elf` lies `bug.elf`.  The copy is a start for guests of one's
-    own: `build_guest([...], out, kit=folder)`.
+    Beside `demo.elf` lie the others of `GUESTS`.  The copy is a start for guests of
+    one's own: `build_guest([...], out, kit=folder)`, with those `PARTS` that they use.
     """
     output = elf_file(folder, DEMO)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (*KIT, *GUESTS):
+    for name in (*KIT, *PARTS, *GUESTS):
         _copy(kit / name, folder / name, output)
-    for name in GUESTS:
-        build_guest([folder / name], elf_file(folder, name), kit=folder, cc=cc)
+    for name, parts in GUESTS.items():
+        sources = [folder / source for source in (name, *parts)]
+        build_guest(sources, elf_file(folder, name), kit=folder, cc=cc)
     return output
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from tt.errors import TTError
 from tt.events import Event, Kind
+from tt.vmm.config import NetConfig
 from tt.vmm.denali.board import QUANTUM_TICKS, DenaliBoard
 from tt.vmm.denali.disk import Drive
 from tt.vmm.denali.image import GuestImage
@@ -31,7 +32,7 @@ class DenaliMachine(Machine):
     `epoch` is the wall clock at power-on, in seconds since 1970.  With
     `host_clock` (ns since 1970) the guest's clocks follow the host's, and each
     reading is an answer through the door.  The disks whose numbers are in
-    `read_only` cannot be written.
+    `read_only` cannot be written.  `nets` are its network cards.
     """
 
     kind = "denali"
@@ -49,6 +50,7 @@ class DenaliMachine(Machine):
         quantum_ticks: int = QUANTUM_TICKS,
         host_clock: Callable[[], int] | None = None,
         read_only: Collection[int] = (),
+        nets: Sequence[NetConfig] = (),
     ) -> None:
         super().__init__(mem_bytes, disks, source, period_ns=period_ns, denali=True)
         engine: Engine = self.engine
@@ -61,6 +63,7 @@ class DenaliMachine(Machine):
             epoch=epoch,
             quantum_ticks=quantum_ticks,
             host_clock=host_clock,
+            nets=nets,
         )
         engine.virtual_instruction = self._virtual_instruction
         engine.set_cpuid(_cpuid_table())
@@ -109,13 +112,23 @@ class DenaliMachine(Machine):
         """Whether the guest has read all that was typed."""
         return self._board.wants_input
 
+    def frame_room(self, card: int) -> int | None:
+        """Return how many frames network card `card` has room for, None where nobody listens."""
+        return self._board.cards.room(card)
+
     def input(self, event: Event) -> None:
-        """Take an input from the door: bytes typed into the console."""
-        if event.kind is not Kind.INPUT:
-            raise TTError(
-                f"an input of kind {event.kind.name} reached a denali machine: the trace is damaged"
-            )
-        self._board.typed(event.data)
+        """Take an input from the door: bytes typed into the console, a frame, a cable."""
+        match event.kind:
+            case Kind.INPUT:
+                self._board.typed(event.data)
+            case Kind.FRAME_IN:
+                self._board.cards.frame_input(event.unit, event.data)
+            case Kind.LINK:
+                self._board.cards.link_input(event.unit, bool(event.value))
+            case _:
+                raise TTError(
+                    f"an input of kind {event.kind.name} reached a denali machine: the trace is damaged"
+                )
 
 
 def _cpuid_table() -> list[tuple[int, int | None, int, int, int, int]]:

@@ -62,7 +62,7 @@ class EventBit(IntFlag):
     TIMER = 1
     INPUT = 2
     DISK = 4
-    NETWORK = 8  # reserved: no device raises it yet
+    NETWORK = 8
 
 
 class Call(IntEnum):
@@ -81,6 +81,24 @@ class Call(IntEnum):
     DISK_READ = 10
     DISK_WRITE = 11
     DISK_DONE = 12
+    NET_INFO = 13
+    NET_GIVE = 14
+    NET_SEND = 15
+    NET_RECEIVE = 16
+    NET_PORT_READ = 17
+    NET_PORT_WRITE = 18
+
+
+class CardItem(IntEnum):
+    """What `net_info` tells of a network card."""
+
+    MODEL = 0
+    ADDRESS = 1
+    LINK = 2
+    LONGEST = 3
+    RECEIVED = 4
+    SENT = 5
+    DROPPED = 6
 
 
 class RegisterPage:

@@ -1,0 +1,129 @@
+"""Denali guests with network cards, and a network that a test writes."""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tt.events import Event, Kind
+from tt.log import Trace
+from tt.recording import record
+from tt.vmm.config import MachineConfig, NetConfig, default_mac
+from tt.vmm.configure import configure_denali
+from tt.vmm.denali.guest_build import NETWORK, PINGPONG, build_guest
+from tt.vmm.live import LiveSource
+from tt.vmm.machine import Machine
+
+KIT = Path(__file__).parents[2] / "guests" / "denali"
+EPOCH = 1_000_000_000
+PEER = bytes.fromhex("525400aabbcc")
+HELLO, SERVE, RETURN, BYE = range(4)
+Answer = Callable[[int, bytes], list[bytes]]
+
+
+class Wires:
+    """The network of a live machine: each frame of the guest is answered by `answer(card, frame)`.
+
+    What is answered arrives `latency_ns` of guest time later.  `later` are (guest ns, card,
+    frame) that come by themselves; a frame of True or False is the link.
+    """
+
+    def __init__(
+        self,
+        answer: Answer = lambda card, frame: [],
+        later: Sequence[tuple[int, int, bytes | bool]] = (),
+        latency_ns: int = 20_000,
+    ) -> None:
+        self.room: Callable[[int], int | None] = lambda card: None
+        self.sent: list[tuple[int, bytes]] = []
+        self._answer = answer
+        self._latency_ns = latency_ns
+        self._coming = sorted(later, key=lambda each: each[0])
+        self._due: deque[tuple[int, bytes | bool]] = deque()
+
+    def send(self, card: int, frame: bytes, now_ns: int) -> None:
+        self.sent.append((card, frame))
+        for reply in self._answer(card, frame):
+            self._coming.append((now_ns + self._latency_ns, card, reply))
+        self._coming.sort(key=lambda each: each[0])
+
+    def poll(self, now_ns: int) -> bool:
+        while self._coming and self._coming[0][0] <= now_ns:
+            self._due.append(self._coming.pop(0)[1:])
+        return bool(self._due)
+
+    def take(self, tick: int) -> list[Event]:
+        events = []
+        while self._due:
+            card, frame = self._due.popleft()
+            if isinstance(frame, bool):
+                events.append(Event(tick, Kind.LINK, card, int(frame)))
+            else:
+                events.append(Event(tick, Kind.FRAME_IN, card, 0, frame))
+        return events
+
+    def due_ns(self, now_ns: int) -> int | None:
+        return next((at for at, *_ in self._coming if at > now_ns), None)
+
+    def descriptors(self) -> list[int]:
+        return []
+
+
+def player(own: bytes = PEER) -> Answer:
+    """Return the other end of `pingpong.c`: an end that returns or serves, with the address `own`."""
+
+    def ball(to: bytes, what: int, number: int) -> bytes:
+        filling = bytes((number + i) & 0xFF for i in range(40))
+        return to + own + b"\x88\xb5" + struct.pack("<HI", what, number) + filling
+
+    def answer(card: int, frame: bytes) -> list[bytes]:
+        guest = frame[6:12]
+        what, number = struct.unpack_from("<HI", frame, 14)
+        serves = own < guest
+        if what == HELLO:
+            return [ball(guest, SERVE, 1)] if serves else [ball(guest, HELLO, 0)]
+        if what == SERVE:
+            return [ball(guest, RETURN, number)]
+        if what == RETURN:
+            return [ball(guest, SERVE, number + 1) if number < 1000 else ball(guest, BYE, number)]
+        return []
+
+    return answer
+
+
+def net_config(guest: Path, *models: str) -> MachineConfig:
+    """Return a machine with a card of each of `models`."""
+    nets = [NetConfig(model, default_mac(card)) for card, model in enumerate(models)]
+    return configure_denali(guest, epoch=EPOCH, nets=nets)
+
+
+def build(folder: Path, text: str) -> Path:
+    """Compile a guest that uses the network; return its ELF file."""
+    (folder / "guest.c").write_text(text)
+    build_guest([folder / "guest.c", KIT / NETWORK], folder / "guest.elf", kit=KIT)
+    return folder / "guest.elf"
+
+
+def build_pingpong(folder: Path) -> Path:
+    """Compile `pingpong.c`; return its ELF file."""
+    build_guest([KIT / PINGPONG, KIT / NETWORK], folder / "pingpong.elf", kit=KIT)
+    return folder / "pingpong.elf"
+
+
+def record_net(
+    config: MachineConfig,
+    path: Path | None,
+    wires: Wires,
+    *,
+    max_ticks: int = 60_000_000,
+    on_start: Callable[[Machine], None] = lambda machine: None,
+) -> str:
+    """Record a machine on `wires`; return what it printed, "" without a trace."""
+    source = LiveSource(network=wires)
+    record(config, path, source, max_ticks=max_ticks, checkpoint_ticks=1_000_000, on_start=on_start)
+    if path is None:
+        return ""
+    with Trace.open(path) as trace:
+        return "".join(text + "\n" for _tick, _unit, text in trace.console_lines())
