@@ -19,6 +19,7 @@ from tt.vmm.machine import Machine
 KIT = Path(__file__).parents[2] / "guests" / "denali"
 EPOCH = 1_000_000_000
 PEER = bytes.fromhex("525400aabbcc")
+ROUNDS = 100
 HELLO, SERVE, RETURN, BYE = range(4)
 Answer = Callable[[int, bytes], list[bytes]]
 
@@ -87,7 +88,7 @@ def player(own: bytes = PEER) -> Answer:
         if what == SERVE:
             return [ball(guest, RETURN, number)]
         if what == RETURN:
-            return [ball(guest, SERVE, number + 1) if number < 1000 else ball(guest, BYE, number)]
+            return [ball(guest, SERVE, number + 1) if number < ROUNDS else ball(guest, BYE, number)]
         return []
 
     return answer
@@ -106,9 +107,10 @@ def build(folder: Path, text: str) -> Path:
     return folder / "guest.elf"
 
 
-def build_pingpong(folder: Path) -> Path:
-    """Compile `pingpong.c`; return its ELF file."""
-    build_guest([KIT / PINGPONG, KIT / NETWORK], folder / "pingpong.elf", kit=KIT)
+def build_pingpong(folder: Path, rounds: int = ROUNDS) -> Path:
+    """Compile `pingpong.c` for a shorter game; return its ELF file."""
+    (folder / PINGPONG).write_text((KIT / PINGPONG).read_text().replace("ROUNDS 1000", f"ROUNDS {rounds}"))
+    build_guest([folder / PINGPONG, KIT / NETWORK], folder / "pingpong.elf", kit=KIT)
     return folder / "pingpong.elf"
 
 
