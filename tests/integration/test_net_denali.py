@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from cli_rig import Inside
 from denali_net_rig import (
+    ECHO,
     PEER,
     ROUNDS,
     Answer,
@@ -17,62 +19,19 @@ from denali_net_rig import (
     net_config,
     player,
     record_net,
+    shower,
 )
 from parents_rig import replays
 
 from tt.events import Kind
 from tt.log import Trace
+from tt.replay import config_of
 from tt.vmm.machine import Machine
 from tt.vmm.messages import EthernetReceive, EthernetSend
 from tt.vmm.router import Call
 
 LOW, HIGH = bytes.fromhex("020000000001"), PEER
 both = pytest.mark.parametrize("model", ["denali", "classic"])
-
-# Prints what comes, and sends it back by the same card, turned round; ends at an empty payload.
-ECHO = r"""
-#include "denali.h"
-
-static volatile bool over;
-static u64 frames;
-
-static void handler(void)
-{
-    u64 size;
-    u8 *frame;
-    for (u64 card = 0; card < net_cards(); card++) {
-        while ((frame = network_receive(card, &size)) != NULL) {
-            frames++;
-            print("card %lu: %lu bytes, crc %08x\n", card, size, crc32(0, frame, size));
-            if (size == 14)
-                over = true;
-            for (u64 i = 0; i < size / 2; i++) {
-                u8 byte = frame[i];
-                frame[i] = frame[size - 1 - i];
-                frame[size - 1 - i] = byte;
-            }
-            if (!network_send(card, frame, size))
-                print("card %lu: not sent\n", card);
-        }
-        print("card %lu: link %s\n", card, network_link(card) ? "up" : "down");
-    }
-}
-
-static bool is_over(void *unused)
-{
-    (void)unused;
-    return over;
-}
-
-int main(void)
-{
-    u64 count = network_start(handler);
-    print("%lu cards, batches %lu\n", count, denali_batches);
-    wait_until(is_over, NULL, DENALI_FOREVER);
-    print("over at %lu us, %lu frames in %lu batches\n", denali.time_ns / 1000, frames, denali_batches);
-    return 0;
-}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +44,6 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pingpong(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the guest of `pingpong.c`."""
     return build_pingpong(tmp_path_factory.mktemp("pingpong"))
-
-
-def noise(chance: random.Random, longest: int) -> bytes:
-    """Return a frame of any length."""
-    size = chance.choice((15, 60, 61, 1000, 1514, longest, chance.randrange(15, longest)))
-    return chance.randbytes(size)
 
 
 # ---- two ends that play
@@ -135,18 +88,14 @@ def test_a_lossy_cable_only_costs_time(pingpong: Path, tmp_path: Path) -> None:
 
 @both
 def test_frames_of_all_sizes_come_back_turned_round(echo: Path, tmp_path: Path, model: str) -> None:
-    chance = random.Random(7)
-    longest = 4096 if model == "denali" else 1518
-    sent = [(chance.randrange(2), noise(chance, longest)) for _ in range(150)]
-    times = sorted(chance.randrange(1_000_000, 9_000_000) for _ in sent)
-    later = [(at, card, frame) for at, (card, frame) in zip(times, sent, strict=True)]
-    wires = Wires(later=[*later, (10_000_000, 0, bytes(14))])
+    later = shower(7, 150, [4096 if model == "denali" else 1518] * 2)
+    wires = Wires(later=later)
     printed = record_net(net_config(echo, model, model), tmp_path / "echo.tt", wires)
     assert printed.startswith("2 cards, batches 0\n")
     assert "not sent" not in printed
     for card in (0, 1):
-        back = [frame[::-1] for number, frame in wires.sent if number == card]
-        assert back == [frame for number, frame in sent if number == card] + [bytes(14)] * (card == 0)
+        came = [frame for _, number, frame in later if number == card and isinstance(frame, bytes)]
+        assert [frame for number, frame in wires.sent if number == card] == [frame[::-1] for frame in came]
     replays(tmp_path / "echo.tt")
 
 
@@ -184,6 +133,16 @@ def test_a_machine_without_cards(echo: Path, tmp_path: Path) -> None:
     assert source_said == "0 cards, batches 0\n"
     with Trace.open(tmp_path / "none.tt") as trace:
         assert "idle for ever" in trace.reason
+
+
+def test_the_model_is_an_option_of_the_card(inside: Inside, echo: Path) -> None:
+    inside("record", echo, "--net", "none,model=classic", "--net", "none", "-o", "x.tt")
+    said = inside.out("console", "x.tt")
+    assert said == "2 cards, batches 0\ncard 0: link down\ncard 1: link down\n"
+    with Trace.open(inside.folder / "x.tt") as trace:
+        assert [net.model for net in config_of(trace).nets] == ["classic", "denali"]
+    done = inside("record", echo, "--net", "none,model=virtio", "-o", "y.tt", code=2)
+    assert b"a denali machine has no card 'virtio': give denali, classic" in done.stderr
 
 
 def test_two_recordings_are_equal(pingpong: Path, tmp_path: Path) -> None:

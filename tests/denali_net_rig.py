@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,12 +17,58 @@ from tt.vmm.denali.guest_build import NETWORK, PINGPONG, build_guest
 from tt.vmm.live import LiveSource
 from tt.vmm.machine import Machine
 
-KIT = Path(__file__).parents[2] / "guests" / "denali"
+KIT = Path(__file__).parents[1] / "guests" / "denali"
 EPOCH = 1_000_000_000
 PEER = bytes.fromhex("525400aabbcc")
 ROUNDS = 100
 HELLO, SERVE, RETURN, BYE = range(4)
 Answer = Callable[[int, bytes], list[bytes]]
+
+
+# Prints what comes, and sends it back by the same card, turned round; ends at an empty payload.
+ECHO = r"""
+#include "denali.h"
+
+static volatile bool over;
+static u64 frames;
+
+static void handler(void)
+{
+    u64 size;
+    u8 *frame;
+    for (u64 card = 0; card < net_cards(); card++) {
+        while ((frame = network_receive(card, &size)) != NULL) {
+            frames++;
+            print("card %lu: %lu bytes, crc %08x\n", card, size, crc32(0, frame, size));
+            if (size == 14)
+                over = true;
+            for (u64 i = 0; i < size / 2; i++) {
+                u8 byte = frame[i];
+                frame[i] = frame[size - 1 - i];
+                frame[size - 1 - i] = byte;
+            }
+            if (!network_send(card, frame, size))
+                print("card %lu: not sent\n", card);
+        }
+        print("card %lu: link %s\n", card, network_link(card) ? "up" : "down");
+    }
+}
+
+static bool is_over(void *unused)
+{
+    (void)unused;
+    return over;
+}
+
+int main(void)
+{
+    u64 count = network_start(handler);
+    print("%lu cards, batches %lu\n", count, denali_batches);
+    wait_until(is_over, NULL, DENALI_FOREVER);
+    print("over at %lu us, %lu frames in %lu batches\n", denali.time_ns / 1000, frames, denali_batches);
+    return 0;
+}
+"""
 
 
 class Wires:
@@ -120,12 +167,24 @@ def record_net(
     wires: Wires,
     *,
     max_ticks: int = 60_000_000,
+    checkpoint_ticks: int = 1_000_000,
     on_start: Callable[[Machine], None] = lambda machine: None,
 ) -> str:
     """Record a machine on `wires`; return what it printed, "" without a trace."""
     source = LiveSource(network=wires)
-    record(config, path, source, max_ticks=max_ticks, checkpoint_ticks=1_000_000, on_start=on_start)
+    record(config, path, source, max_ticks=max_ticks, checkpoint_ticks=checkpoint_ticks, on_start=on_start)
     if path is None:
         return ""
     with Trace.open(path) as trace:
         return "".join(text + "\n" for _tick, _unit, text in trace.console_lines())
+
+
+def shower(seed: int, count: int, longest: Sequence[int]) -> list[tuple[int, int, bytes | bool]]:
+    """Return frames of 9 ms, of any length up to a card's `longest`; the last one ends `ECHO`."""
+    chance = random.Random(seed)
+    frames: list[tuple[int, int, bytes | bool]] = []
+    for at in sorted(chance.randrange(1_000_000, 9_000_000) for _ in range(count)):
+        card = chance.randrange(len(longest))
+        size = chance.choice((15, 60, 61, 1000, 1514, longest[card], chance.randrange(15, longest[card])))
+        frames.append((at, card, chance.randbytes(size)))
+    return [*frames, (50_000_000, 0, bytes(14))]
