@@ -27,6 +27,7 @@ QUICK = {
     "far_write": ["--rounds", "2", "--guest", "DEBIAN", "--ticks", "100000000"],
     "guest_disk": ["--rounds", "1", "--guest", "DEBIAN"],
     "startup": ["--rounds", "2"],
+    "denali_network": ["--rounds", "1", "--frames", "64"],
 }
 # It builds a server and searches for minutes; test_chronus_bugs.py does the same.
 LONG = {"chronus_bugs"}

@@ -25,7 +25,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Reference
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tt.vmm.spacing.TICKS_PER_PAGE", 10)
         patch.setattr(BackgroundWriter, "behind", False)  # the same checkpoints each time
-        record_net(net_config(build(folder, ECHO), "denali", "classic"), path, wires, checkpoint_ticks=200_000)
+        record_net(
+            net_config(build(folder, ECHO), "denali", "classic"), path, wires, checkpoint_ticks=200_000
+        )
     with Trace.open(path) as trace:
         assert len(trace.checkpoints) > 5
         assert {event.unit for event in trace.events() if event.kind is Kind.FRAME_OUT} == {0, 1}

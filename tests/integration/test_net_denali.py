@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from cli_rig import Inside
 from denali_net_rig import (
     ECHO,
+    KIT,
     PEER,
     ROUNDS,
     Answer,
@@ -26,6 +28,7 @@ from parents_rig import replays
 from tt.events import Kind
 from tt.log import Trace
 from tt.replay import config_of
+from tt.vmm.denali.registers import Call as Denali
 from tt.vmm.machine import Machine
 from tt.vmm.messages import EthernetReceive, EthernetSend
 from tt.vmm.router import Call
@@ -155,6 +158,53 @@ def test_two_recordings_are_equal(pingpong: Path, tmp_path: Path) -> None:
     assert events[0] == events[1]
     assert digests[0] == digests[1]
     assert digests[0]
+
+
+def test_the_manuals_guest_sends_everything_back(tmp_path: Path) -> None:
+    manual = (KIT.parents[1] / "docs" / "denali-machine.md").read_text()
+    blocks = re.findall(r"^```c\n(.*?)^```$", manual, re.MULTILINE | re.DOTALL)
+    (source,) = (block for block in blocks if "network_start" in block)
+    later = shower(1, 20, [4096, 1518])
+    wires = Wires(later=later)
+    record_net(net_config(build(tmp_path, source), "denali", "classic"), None, wires)
+    assert sorted(wires.sent) == sorted((card, frame) for _, card, frame in later)
+
+
+# ---- what a frame costs
+
+
+@both
+def test_one_instruction_a_frame_or_ten_and_twelve(pingpong: Path, tmp_path: Path, model: str) -> None:
+    """What Denali's paper says of its card and of a PCnet, with the kit's driver for both."""
+    calls: Counter[int] = Counter()
+    batches = 0
+
+    def on_start(machine: Machine) -> None:
+        inner = machine.engine.virtual_instruction
+
+        def call(number: int, rdi: int, rsi: int, rdx: int) -> int | None:
+            calls[number] += 1
+            result: int | None = inner(number, rdi, rsi, rdx)
+            return result
+
+        machine.engine.virtual_instruction = call
+
+    path = tmp_path / "counted.tt"
+    record_net(net_config(pingpong, model), path, Wires(player(HIGH)), on_start=on_start)
+    with Trace.open(path) as trace:
+        frames = Counter(frame.incoming for frame in trace.frames())
+        batches = sum(event.kind is Kind.BATCH and bool(event.value & 8) for event in trace.events())
+    assert frames[True] > ROUNDS and frames[False] > ROUNDS
+    if model == "denali":
+        assert calls[Denali.NET_SEND] == frames[False]
+        assert calls[Denali.NET_RECEIVE] == frames[True]
+        assert calls[Denali.NET_GIVE] == 64  # beforehand
+    else:
+        start = 1 + 2 * 5  # reset; CSR1, CSR2, INIT, a look at IDON, STRT
+        accesses = calls[Denali.NET_PORT_READ] + calls[Denali.NET_PORT_WRITE]
+        # The event of a frame that was sent may come together with that of the answer.
+        assert frames[True] <= batches <= frames[True] + frames[False]
+        assert accesses == start + 10 * batches + 2 * frames[False]
 
 
 # ---- parents

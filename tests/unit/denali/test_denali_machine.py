@@ -164,7 +164,7 @@ def test_the_wall_clock_of_the_host(demo: Path, tmp_path: Path) -> None:
 
 
 def test_the_manuals_guest_in_c(tmp_path: Path) -> None:
-    (source,) = (b for b in manual_blocks("c") if "int main" in b)
+    source = next(b for b in manual_blocks("c") if "int main" in b)
     run = Run(build(tmp_path, source), tmp_path).finish()
     assert run.console == manual_blocks("output")[0]
 
