@@ -4,8 +4,9 @@
     python traces/make.py [FOLDER]
 
 writes `denali-demo-v<version>.tt` (the whole demo on a small blank disk, ended
-by the guest), `denali-cut-v<version>.tt` (the same, cut off: not sealed), and
-`denali-parents-v<version>.tt` (the demo's disk and console have parents) into
+by the guest), `denali-cut-v<version>.tt` (the same, cut off: not sealed),
+`denali-parents-v<version>.tt` (the demo's disk and console have parents) and
+`denali-frames-v<version>.tt` (a card of each model; one is unplugged for a while) into
 FOLDER, by default this one.  The two of a pc, which ran `examples/hobby-os` without a
 disk (`run=sleep,halt`), were recorded by hand, one of them before a pc's devices were
 as firmware leaves them.  A trace that exists is never replaced: traces of
@@ -45,7 +46,7 @@ def main(folder: Path) -> None:
     if not whole.exists():
         source = LiveSource()
         source.type(TYPED)
-        record(config, whole, source, checkpoint_ticks=3_000_000)
+        record(config, whole, source, checkpoint_ticks=6_000_000)
     if not cut.exists():
         with Trace.open(whole) as trace, TraceWriter(cut, trace.meta) as writer:
             cut_off(trace, writer)
@@ -54,10 +55,24 @@ def main(folder: Path) -> None:
         source = LiveSource()
         source.type(TYPED)
         record(config, parents, source, checkpoint_ticks=9_000_000, on_start=with_parents)
-    for path in (whole, cut, parents):
+    frames = folder / f"denali-frames-v{VERSION}.tt"
+    if not frames.exists():
+        with_frames(frames)
+    for path in (whole, cut, parents, frames):
         with Trace.open(path) as trace:
             assert verify(trace).good, path
             print(f"{path}: {path.stat().st_size:,} bytes, {trace.end_tick:,} ticks")
+
+
+def with_frames(path: Path) -> None:
+    """Record a guest that passes frames to and fro with a network that is a few lines of Python."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
+    from denali_net_rig import Wires, build_pingpong, net_config, player, record_net
+
+    with tempfile.TemporaryDirectory() as scratch:
+        config = net_config(build_pingpong(Path(scratch)), "denali", "classic")
+    unplugged = [(500_000, 1, False), (900_000, 1, True)]
+    record_net(config, path, Wires(player(), unplugged))
 
 
 def with_parents(machine: Machine) -> None:
