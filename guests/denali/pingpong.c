@@ -25,7 +25,7 @@ static struct frame out __attribute__((aligned(8)));
 static u8 own[6], peer[6];
 static bool known, serves;
 static volatile bool over;
-static u32 round_now, sent_again;
+static u32 round_now, sent_again, waited;
 static u64 began_ns;
 
 static void send(u32 what, u32 round)
@@ -98,13 +98,14 @@ static void again(void)
 {
     if (!known)
         return send(HELLO, 0);
-    sent_again++;
-    if (serves)
+    if (serves) {
+        sent_again++;
         send(SERVE, round_now);
-    else if (sent_again > 100)
-        end(); /* its last word was lost */
-    else
+    } else if (++waited > 100) {
+        end(); /* the other one's last word was lost, or it went away */
+    } else {
         denali.timer_ns = denali.time_ns + PATIENCE_NS;
+    }
 }
 
 static bool is_over(void *unused)

@@ -25,8 +25,9 @@ def register(subparsers: Subparsers) -> None:
            tt record guests/debian.img
            tt guest build denali -o guests""",
         "debian is Debian's own kernel with a small root file system (busybox), fetched with apt; it needs "
-        "no root.  denali is two guests of the Denali machine, built with gcc: a demo, and one with a bug "
-        "for docs/tutorial.md; their sources and the C kit are put beside them, as a start for your own.",
+        "no root.  denali is three guests of the Denali machine, built with gcc: a demo, one with a bug for "
+        "docs/tutorial.md, and one that plays ping-pong with another by a network; their sources and the C "
+        "kit are put beside them, as a start for your own.",
     )
     parser.add_argument("action", choices=["build"])
     parser.add_argument("guest", choices=["debian", "denali"])
@@ -65,7 +66,7 @@ def _denali(output: Path, say: Say) -> dict[str, Any]:
     from tt.guests import denali
 
     image = denali.build(output, say)
-    built = [str(image), str(denali.bug_guest(output))]
+    built = [str(guest) for guest in denali.guests(output)]
     return {"guest": "denali", "built": built, "try": f"tt record {image} --machine denali"}
 
 

@@ -22,7 +22,7 @@ def demo_guest(scratch: Path) -> Path:
 def build(out: Path, say: Callable[[str], None] = lambda line: None) -> Path:
     """Copy the C kit and its guests' sources into `out`, build them there, and return the demo's ELF file.
 
-    `bug_guest(out)` returns the other guest's.
+    `bug_guest(out)` returns that of docs/tutorial.md, `guests(out)` all of them.
 
     Raises `BadInput` if `out` cannot be written, `TTError` without a C compiler.
     """
@@ -36,6 +36,11 @@ def build(out: Path, say: Callable[[str], None] = lambda line: None) -> Path:
         raise BadInput(f"cannot build the guest in {out}: {e}") from None
     say(f"C sources and kit in {out}")
     return image
+
+
+def guests(out: Path) -> list[Path]:
+    """Return the guests in a folder that `build` filled, the demo first."""
+    return [elf_file(out, source) for source in GUESTS]
 
 
 def bug_guest(out: Path) -> Path:
