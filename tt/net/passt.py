@@ -6,7 +6,10 @@ has too:
 
     10.0.2.15    the guest itself, by DHCP
     10.0.2.2     the gateway, which is the host's loopback too
-    10.0.2.3     DNS
+
+By DHCP it is told of the host's resolvers too, by their own addresses, or of 10.0.2.2 where one listens at
+the host's loopback (as systemd-resolved's does).  There is no 10.0.2.3 as QEMU has: older versions of passt
+can either tell the guest of such an address or take its questions there, not both.
 """
 
 from __future__ import annotations
@@ -23,8 +26,10 @@ from dataclasses import dataclass
 from tt.errors import TTError, UsageError
 from tt.net.stream import Stream
 
-GUEST, GATEWAY, DNS = "10.0.2.15", "10.0.2.2", "10.0.2.3"
+GUEST, GATEWAY = "10.0.2.15", "10.0.2.2"
 _GATEWAY_MAC = "52:55:0a:00:02:02"
+_BROADCAST = b"\xff" * 6
+_EXPERIMENTAL = b"\x88\xb5"  # an EtherType that means nothing to anybody (IEEE 802, local experiments)
 _STARTS_S = 0.2  # a passt that cannot run has ended by then
 _ENDS_S = 2.0
 _FORWARD = re.compile(
@@ -74,7 +79,7 @@ class Passt(Stream):
         ours, theirs = socket.socketpair()
         command = [program, "--foreground", "--quiet", "--ipv4-only", "--fd", str(theirs.fileno())]
         command += ["--address", GUEST, "--netmask", "255.255.255.0", "--gateway", GATEWAY]
-        command += ["--mac-addr", _GATEWAY_MAC, "--dns", DNS, "--dns-forward", DNS]
+        command += ["--mac-addr", _GATEWAY_MAC]
         for protocol, option in (("tcp", "--tcp-ports"), ("udp", "--udp-ports")):
             wanted = [
                 f"{f.address.strip('[]')}/{f.host_port}:{f.guest_port}"
@@ -110,6 +115,14 @@ class Passt(Stream):
                 self._process.kill()
                 self._process.wait()
         self._said.close()
+
+    def introduce(self, mac: bytes) -> None:
+        """Tell passt the address of the guest's card.
+
+        It learns that from the first frame it sees, and until then nobody can connect to the guest.
+        A guest that has been there for long may send nothing.
+        """
+        self.send(_BROADCAST + mac + _EXPERIMENTAL + bytes(46))
 
     @property
     def pid(self) -> int:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from tt.errors import UsageError
 from tt.net.network import Network
+from tt.net.passt import Passt
 from tt.net.spec import NetSpec, add_forwards, connect, parse_net
+from tt.vmm.config import NetConfig
 
 PARENTS_FRAMES = "its parent's frames"
 OFF = "off"
@@ -56,13 +58,17 @@ class Cables:
         """The cards whose cables are pulled out by hand, where nothing is opened."""
         return [] if self.is_live else [card for card, spec in enumerate(self.specs) if spec.kind == "none"]
 
-    def open(self, links: dict[int, bool], say: Callable[[str], None]) -> Network | None:
+    def open(
+        self, nets: Sequence[NetConfig], links: dict[int, bool], say: Callable[[str], None]
+    ) -> Network | None:
         """Open what is live; None where nothing is.  `links` says which cables were plugged in."""
         if not self.is_live:
             return None
         network = connect(self.specs, say)
         for card, cable in enumerate(network.cables):
             cable.up = links.get(card, True)
+            if isinstance(cable.end, Passt):
+                cable.end.introduce(nets[card].address)
         return network
 
 

@@ -128,7 +128,7 @@ class Fork:
         if cards:
             meta["networks"] = list(self.cables.told)
         if network is None or isinstance(network, Sequence):
-            network = self.cables.open(past.links, say)
+            network = self.cables.open(config.nets, past.links, say)
         self._connect(network)
         checkpoint_bytes = CHECKPOINT_RAM * config.mem_bytes
         try:
