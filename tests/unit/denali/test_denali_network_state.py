@@ -132,6 +132,7 @@ ODD = {
     "a page outside": change(0, given=[RAM]),
     "the register page": change(0, given=[0x1000]),
     "too many pages": change(0, given=[0x8000 + 0x1000 * i for i in range(257)]),
+    "too many pages together": change(0, given=[0x1000 * i for i in range(256)]),
     "a size that none has": change(0, stored=[{"page": 0x3000, "size": 13}]),
     "a frame too long": change(0, waiting=["00" * 4097]),
     "a frame too short": change(0, waiting=["00" * 13]),
