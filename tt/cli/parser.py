@@ -30,6 +30,8 @@ VERBS = {
     "index": "give a recording checkpoints, so that every place in it is near",
     "info": "tell what is in a trace",
     "events": "list the nondeterministic events in a trace",
+    "frames": "list the Ethernet frames that the guest sent and got",
+    "pcap": "write its frames as a capture file for Wireshark",
     "sql": "ask a trace anything in SQL",
     "console": "show what the guest printed",
     "guest": "build guests to record",

@@ -31,6 +31,7 @@ Reading::
         trace.digests() -> iterator of (tick, digest)
         trace.checkpoints -> list of StoredCheckpoint (tick, digest, changed, .state, .page(number))
         trace.disk_writes() -> iterator of DiskWrite (number, tick, disk, lba, sectors, .data())
+        trace.frames() -> iterator of Frame (number, tick, ns, card, incoming, data)
         trace.bookmarks -> {name: tick}
         trace.console() -> iterator of (tick, unit, bytes)
         trace.files -> {name: size};  trace.file("kernel") -> bytes;  trace.blob(hash) -> bytes
@@ -48,7 +49,7 @@ from tt.log.ahead import EventsAhead
 from tt.log.background import BackgroundWriter
 from tt.log.blobs import contents_digest
 from tt.log.coalesce import ConsoleCoalescer
-from tt.log.reader import DiskWrite, Trace
+from tt.log.reader import DiskWrite, Frame, Trace
 from tt.log.writer import TraceWriter
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "ConsoleCoalescer",
     "DiskWrite",
     "EventsAhead",
+    "Frame",
     "Trace",
     "TraceWriter",
     "contents_digest",

@@ -55,13 +55,15 @@ class Chunk:
 class Frame:
     """The `number`-th Ethernet frame (from 1) that a card of the guest got or sent: event `event`.
 
-    `card` counts from 0; `incoming` says that the guest got it; `host_ns` is when it was
-    logged, since 1970; `data` begins with the destination's address and has no checksum at its end.
+    `card` counts from 0; `incoming` says that the guest got it; `ns` is guest time since power-on,
+    `host_ns` when it was logged, since 1970; `data` begins with the destination's address and has
+    no checksum at its end.
     """
 
     number: int
     event: int
     tick: int
+    ns: int
     host_ns: int
     card: int
     incoming: bool
@@ -271,11 +273,14 @@ class Trace:
     def frames(self, first_tick: int = 0, last_tick: int | None = None) -> Iterator[Frame]:
         """Yield the Ethernet frames with first_tick <= tick <= last_tick, in order, numbered from 1."""
         last = self.end_tick if last_tick is None else last_tick
-        number = 0
+        number = idled = 0
+        period = self.period_ns
         for chunk in self.chunks:
             if chunk.first_tick > last:
                 return
             for event_number, event in enumerate(self._stored(chunk), chunk.number):
+                if event.kind is Kind.WAKE:
+                    idled += event.value
                 if event.kind not in FRAMES:
                     continue
                 number += 1
@@ -283,7 +288,10 @@ class Trace:
                     told = reference(event.data)
                     incoming = event.kind is Kind.FRAME_IN
                     data = self._frames.contents(told)
-                    yield Frame(number, event_number, event.tick, told.host_ns, event.unit, incoming, data)
+                    yield Frame(
+                        number, event_number, event.tick, event.tick * period + idled, told.host_ns,
+                        event.unit, incoming, data,
+                    )  # fmt: skip
 
     def check_frames(self) -> None:
         """Read the contents of all frames; raises `BadInput`."""

@@ -222,7 +222,10 @@ class LiveSource:
         begin = time.monotonic()
         late_s = begin - self._ahead_s - now / 1e9  # how far guest time lags behind
         if most_ns is not None and late_s * 1e9 >= most_ns:
-            if late_s > 1:  # too slow for the host's clock: start again from now
+            # With a network it does not make up for lost time: what comes would find it only late.
+            if late_s > (
+                1 if self.network is None else 0.01
+            ):  # too slow for the host's clock: start again from now
                 self._ahead_s = begin - (now + most_ns) / 1e9
             return most_ns
         wait = min(

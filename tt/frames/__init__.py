@@ -1,0 +1,1 @@
+"""Looking at the Ethernet frames of a recording: what they say, which to show, streams, capture files."""
