@@ -19,7 +19,7 @@ MODULES = [path for path in FILES if path.suffix == ".py"]
 # Which rooms a room may import from, beside itself: docs/design.md, "Rooms and the direction of imports".
 BASE = {"errors", "events", "position", "bisection"}
 RECORDING = BASE | {"log", "vmm", "recording", "checker", "differences", "replay"}
-TRAVELLING = RECORDING | {"inspect", "travel", "symbols", "chronus"}
+TRAVELLING = RECORDING | {"frames", "inspect", "travel", "symbols", "chronus"}
 MAY_IMPORT = {
     "errors": set(),
     "bisection": set(),
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "log": BASE,
     "vmm": BASE,
     "net": BASE | {"vmm"},
+    "frames": BASE | {"log"},
     "guests": BASE | {"vmm"},
     "recording": BASE | {"log", "vmm"},
     "checker": BASE | {"log", "vmm", "recording"},
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "replay": RECORDING,
     "symbols": RECORDING,
     "inspect": RECORDING | {"symbols"},
-    "travel": RECORDING | {"net"},
+    "travel": RECORDING | {"net", "frames"},
     "chronus": TRAVELLING,
     "shell": TRAVELLING | {"guests", "gdb"},
     "gdb": TRAVELLING,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from typing import Any
 
-from tt.events import Event, Kind
+from tt.events import FRAMES, Event, Kind
 from tt.log.text import printable
 from tt.position import format_tick
 
@@ -78,6 +78,10 @@ def format_ns(ns: int) -> str:
 def event_row(number: int, event: Event) -> list[str]:
     """Return an event as a row of a list: number, tick, kind, unit, value, data."""
     text = printable(event.data.decode(errors="replace")) if event.kind in _TEXT else event.data.hex()
+    if event.kind in FRAMES:
+        from tt.frames.dissect import in_words
+
+        text = in_words(event)
     if len(text) > _LONGEST_DATA:
         text = text[: _LONGEST_DATA - 3] + "..."
     where = [f"#{number}", format_tick(event.tick), kind_name(event.kind)]

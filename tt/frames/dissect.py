@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import dpkt  # type: ignore[import-untyped]
 
+from tt.events import Event, Kind
 from tt.log import Frame
 from tt.log.text import printable
 
@@ -89,9 +90,13 @@ class Packet:
 
 
 class Dissector:
-    """Takes frames apart, in order: it remembers where TCP connections began, to count from there."""
+    """Takes frames apart, in order: it remembers where TCP connections began, to count from there.
 
-    def __init__(self) -> None:
+    Without `counting`, TCP's numbers are shown as they are sent, and a frame says the same alone.
+    """
+
+    def __init__(self, counting: bool = True) -> None:
+        self._counting = counting
         self._first_seq: dict[tuple[int, str, int, str, int], int] = {}
 
     def __call__(self, frame: Frame) -> Packet:
@@ -140,9 +145,9 @@ class Dissector:
         here = (frame.card, source, tcp.sport, destination, tcp.dport)
         there = (frame.card, destination, tcp.dport, source, tcp.sport)
         payload = bytes(tcp.data)
-        if tcp.flags & dpkt.tcp.TH_SYN or here not in self._first_seq:
+        if self._counting and (tcp.flags & dpkt.tcp.TH_SYN or here not in self._first_seq):
             self._first_seq[here] = tcp.seq
-        begin = (tcp.seq - self._first_seq[here]) & 0xFFFFFFFF
+        begin = (tcp.seq - self._first_seq.get(here, 0)) & 0xFFFFFFFF
         flags = "".join(letter for bit, letter in _FLAGS if tcp.flags & bit) or "none"
         text = f"{layer.upper()} {source}:{tcp.sport} > {destination}:{tcp.dport}: Flags [{flags}]"
         if payload or tcp.flags & (dpkt.tcp.TH_SYN | dpkt.tcp.TH_FIN | dpkt.tcp.TH_RST):
@@ -156,6 +161,12 @@ class Dissector:
             text += f": HTTP: {_first_line(payload)}"
         segment = Segment(tcp.seq, tcp.ack, tcp.flags)
         return Packet(frame, protocols, source, destination, tcp.sport, tcp.dport, payload, segment, text)
+
+
+def in_words(event: Event) -> str:
+    """Return what a FRAME_IN or FRAME_OUT event says, by itself."""
+    incoming = event.kind is Kind.FRAME_IN
+    return Dissector(counting=False)(Frame(0, 0, event.tick, 0, 0, event.unit, incoming, event.data)).summary
 
 
 def card_text(address: bytes) -> str:

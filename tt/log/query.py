@@ -2,8 +2,9 @@
 
     events(number, tick, kind, unit, value, data)    kind is 'irq', 'disk_write', ...
     console(tick, unit, text)                        a row a line; tick of its first byte
+    frames(number, event, tick, ns, host_ns, card, direction, size, data)    direction is 'in' or 'out'
 
-beside the trace's own tables (tt/log/schema.py).  The two are temporary tables,
+beside the trace's own tables (tt/log/schema.py).  The three are temporary tables,
 filled only when a query first names them.  A value of 2**63 and more appears as
 SQLite's signed integer, that is minus 2**64.
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tt.errors import BadInput, TTError, UsageError
@@ -31,6 +32,8 @@ _CHECK_EVERY = 100_000  # SQLite instructions between looks at the clock
 _TEMPORARY = {
     "events": "number INTEGER PRIMARY KEY, tick INTEGER, kind TEXT, unit INTEGER, value INTEGER, data BLOB",
     "console": "tick INTEGER, unit INTEGER, text TEXT",
+    "frames": "number INTEGER PRIMARY KEY, event INTEGER, tick INTEGER, ns INTEGER, host_ns INTEGER, "
+    "card INTEGER, direction TEXT, size INTEGER, data BLOB",
 }
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR}
@@ -116,7 +119,12 @@ class Tables:
 
     def _fill(self, name: str, deadline: float | None) -> None:
         self._db.set_authorizer(None)
-        rows = self._event_rows() if name == "events" else self._trace.console_lines()
+        filling: dict[str, Callable[[], Iterable[tuple[Any, ...]]]] = {
+            "events": self._event_rows,
+            "console": self._trace.console_lines,
+            "frames": self._frame_rows,
+        }
+        rows = filling[name]()
         marks = ",".join("?" * len(_TEMPORARY[name].split(", ")))
         self._db.execute("BEGIN")
         try:
@@ -131,6 +139,11 @@ class Tables:
         for number, event in self._trace.numbered_events():
             tick, kind, unit, value, data = event
             yield number, tick, kind.name.lower(), _signed(unit), _signed(value), data
+
+    def _frame_rows(self) -> Iterator[tuple[Any, ...]]:
+        for f in self._trace.frames():
+            direction = "in" if f.incoming else "out"
+            yield f.number, f.event, f.tick, f.ns, f.host_ns, f.card, direction, len(f.data), f.data
 
     def _bounded(self, rows: Iterable[tuple[Any, ...]], deadline: float | None) -> Iterator[tuple[Any, ...]]:
         for at, row in enumerate(rows):

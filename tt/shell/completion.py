@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tt.errors import TTError
 from tt.events import Kind
 from tt.shell import command
+from tt.shell.commands import network
 from tt.shell.commands.catching import EXCEPTIONS, KINDS
 from tt.shell.commands.disks import complete_path
 from tt.shell.commands.looking import INFO
@@ -134,5 +135,6 @@ _KINDS: dict[str, Callable[[Session, str], list[str]]] = {
     "trace": _traces,
     "file": complete_path,
     "disk": lambda session, typed: _beginning(_DISK_WORDS, typed),
+    "net": lambda session, typed: _beginning(network.WORDS, typed),
     "info": lambda session, typed: _beginning(INFO, typed),
 }

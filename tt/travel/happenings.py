@@ -25,6 +25,7 @@ _OF_DEVICE = {
     "input": {Kind.INPUT},
     "entropy": {Kind.ENTROPY},
     "clock": {Kind.CLOCK},
+    "ethernet": {Kind.FRAME_IN, Kind.FRAME_OUT, Kind.LINK},
 }
 
 
@@ -56,6 +57,9 @@ def _of(timeline: Timeline, point: Catchpoint, first: int, last: int) -> Iterato
     trace = timeline.trace
     if point.what == "console":
         yield from _printed(trace, point, first, last)
+        return
+    if point.what == "net":
+        yield from _framed(trace, point, first, last)
         return
     if point.what == "disk-write":
         yield from _written(trace, point, first, last)
@@ -113,9 +117,30 @@ def in_words(event: Event) -> str:
         case Kind.CONSOLE | Kind.INPUT:
             what = "prints" if event.kind is Kind.CONSOLE else "gets"
             return f"console {event.unit} {what} {_quoted(event.data)}"
+        case Kind.FRAME_IN | Kind.FRAME_OUT:
+            from tt.frames.dissect import in_words as frame_in_words
+
+            way = "gets" if event.kind is Kind.FRAME_IN else "sends"
+            return f"ethernet{event.unit} {way} {frame_in_words(event)}"
+        case Kind.LINK:
+            return f"the cable of ethernet{event.unit} is {'plugged in' if event.value else 'pulled out'}"
         case Kind.POWER:
             return f"the machine stops: {event.data.decode(errors='replace')}"
     return f"{event.kind.name.lower().replace('_', ' ')} of unit {event.unit}"
+
+
+# ---- networks
+
+
+def _framed(trace: Trace, point: Catchpoint, first: int, last: int) -> Iterator[Happening]:
+    from tt.frames.dissect import Dissector
+
+    dissect = Dissector(counting=False)
+    for frame in trace.frames(first, last):
+        packet = dissect(frame)
+        if point.frames is None or point.frames(packet):
+            way = "comes" if frame.incoming else "is sent"
+            yield Happening(frame.tick, point, f"frame {frame.number} {way}: {packet.summary}")
 
 
 # ---- disks

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tt.errors import UsageError
 
 if TYPE_CHECKING:
+    from tt.frames.filters import Filter
     from tt.travel.timeline import Timeline
 
 Condition = Callable[["Timeline"], bool]
@@ -22,7 +23,7 @@ Condition = Callable[["Timeline"], bool]
 
 MAX_BREAKPOINTS, MAX_WATCHPOINTS = 250, 60  # enabled at a time: the engine's limits, less what stepping needs
 ADDRESSES = 1 << 64
-_EVENT_KINDS = ("interrupt", "device", "disk-write", "console", "power")
+_EVENT_KINDS = ("interrupt", "device", "disk-write", "console", "net", "power")
 _ENGINE_KINDS = ("syscall", "exception")
 CATCHABLE = (*_EVENT_KINDS, *_ENGINE_KINDS)
 
@@ -116,10 +117,12 @@ class Catchpoint(StopPoint):
 
     interrupt   `number_wanted`: its vector (of a Denali guest: the bit of the event); or `line`: the
                 input of the interrupt controller, 0 to 15, as the guest has set it up at the current tick
-    device      `device`: timer, disk, console, input, entropy or clock, with a unit or without (`disk0`)
+    device      `device`: timer, disk, console, input, entropy, clock or ethernet, with a unit or
+                without (`disk0`)
     disk-write  `disk`, and any of the blocks (sectors of 512 bytes) `lba` to `last_lba`
     console     `pattern`: a regular expression, searched in what the guest prints (`unit` or any);
                 the event is the piece of output that completes the match
+    net         `frames`: which Ethernet frames, sent or got
     syscall     `number_wanted`: what is in EAX at SYSCALL, SYSENTER or INT 0x80
     exception   `number_wanted`: its vector
     power       the machine stops by itself
@@ -134,6 +137,7 @@ class Catchpoint(StopPoint):
     last_lba: int | None = None
     pattern: str | None = None
     unit: int | None = None
+    frames: Filter | None = None
 
     reason: ClassVar[str] = "catch"
     word: ClassVar[str] = "catchpoint"
@@ -177,7 +181,7 @@ class Catchpoint(StopPoint):
         return " ".join([self.what, *words])
 
 
-DEVICES = ("timer", "disk", "console", "input", "entropy", "clock")
+DEVICES = ("timer", "disk", "console", "input", "entropy", "clock", "ethernet")
 
 
 def split_device(device: str) -> tuple[str, int | None]:

@@ -134,6 +134,10 @@ class Machine(abc.ABC):
         """Return how many frames network card `card` has room for, None where nobody listens."""
         return None
 
+    def frame_counters(self, card: int) -> dict[str, int]:
+        """Return what network card `card` has counted, by name; nothing where it counts nothing."""
+        return {}
+
     def _hopeless(self) -> str | None:
         """Return why a halted machine can never wake, if so."""
         return None

@@ -3,4 +3,4 @@
 # Each adds its commands, in this order.
 # isort: off
 from tt.shell.commands import moving, stopping, writers, looking, memory, disks  # noqa: F401
-from tt.shell.commands import recorded, marks, branches, housekeeping  # noqa: F401
+from tt.shell.commands import recorded, network, marks, branches, housekeeping  # noqa: F401

@@ -11,9 +11,10 @@ from tt.shell.command import shorten
 from tt.shell.syscalls import NUMBERS
 
 if TYPE_CHECKING:
+    from tt.frames.filters import Filter
     from tt.travel.stops import Catchpoint
 
-KINDS = ("interrupt", "device", "disk", "console", "input", "syscall", "exception", "power")
+KINDS = ("interrupt", "device", "disk", "console", "input", "net", "syscall", "exception", "power")
 """What can be caught, as it is typed."""
 
 _VECTORS = "DE DB NMI BP OF BR UD NM DF CSO TS NP SS GP PF - MF AC MC XM VE CP"
@@ -49,6 +50,8 @@ def catchpoint(text: str) -> Catchpoint:
         case "disk":
             lba, last = _blocks(rest)
             return Catchpoint(what="disk-write", lba=lba, last_lba=last, text=f"disk write {rest}".strip())
+        case "net":
+            return Catchpoint(what=kind, frames=_frames(rest), text=shown)
         case "console":
             return Catchpoint(what=kind, pattern=_unquoted(rest) or None, text=shown)
         case "syscall":
@@ -62,6 +65,12 @@ def catchpoint(text: str) -> Catchpoint:
                 wanted = _optional(rest, 255, "an exception")
             return Catchpoint(what=kind, number_wanted=wanted, text=shown)
     return Catchpoint(what="power", text="power")
+
+
+def _frames(text: str) -> Filter:
+    from tt.frames.filters import parse
+
+    return parse(re.findall(r'"[^"]*"|\'[^\']*\'|\S+', text))
 
 
 def _blocks(text: str) -> tuple[int | None, int | None]:

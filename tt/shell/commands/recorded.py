@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tt import inspect
 from tt.errors import UsageError
-from tt.events import Event, Kind
+from tt.events import FRAMES, Event, Kind
 from tt.inspect import Answer
 from tt.log.text import printable
 from tt.position import format_tick
@@ -29,6 +29,7 @@ _ROWS = (
     ("disk writes", (Kind.DISK_WRITE,)),
     ("console", (Kind.CONSOLE,)),
     ("input", (Kind.INPUT,)),
+    ("frames", (Kind.FRAME_IN, Kind.FRAME_OUT)),
     ("idle", (Kind.WAKE,)),
 )
 
@@ -141,6 +142,10 @@ def _before(session: Session, number: int, kinds: set[Kind] | None) -> list[tupl
 
 def _row(number: int, event: Event) -> tuple[str, ...]:
     text = printable(event.data.decode(errors="replace")) if event.kind in _TEXT else event.data.hex()
+    if event.kind in FRAMES:
+        from tt.frames.dissect import in_words
+
+        text = in_words(event)
     if len(text) > _LONGEST_DATA:
         text = text[: _LONGEST_DATA - 3] + "..."
     text = "" if event.kind is Kind.IRQ else text  # a checksum of the registers

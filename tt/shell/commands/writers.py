@@ -12,6 +12,7 @@ from tt.shell.targets import count, memory_range
 from tt.vmm.linear import linear_pc
 
 if TYPE_CHECKING:
+    from tt.log import Frame
     from tt.shell.session import Session
     from tt.travel.sources import Origin
     from tt.travel.writes import Write
@@ -116,13 +117,33 @@ def _written(session: Session, write: Write, before: int) -> Answer:
     back = format_tick(before - write.tick)
     lines = [f"written by {writer} at tick {format_tick(write.tick)}, {back} ticks back"]
     lines.append(f"  old {in_words(write.old)}   new {in_words(write.new)}")
+    frame = _frame(session, write) if write.by != "instruction" else None
+    if frame is not None:
+        at = frame.data.find(write.new or b"")
+        lines.append(f"  it came by frame {frame.number}, as its byte {at}: {_summary(frame)}")
     session.source = timeline.source_of(write)
     if write.by == "instruction":
         lines.append(_source(session, session.source))
     data: dict[str, Any] = {"addr": write.addr, "size": write.size, "physical": write.physical}
     data |= {"writer": write.rip, "writer_symbol": named or None, "by": write.by}
+    data |= {"frame": None if frame is None else frame.number}
     data |= {"old": write.old.hex(), "new": write.new.hex(), "source": _plain(session.source)}
     return session.arrive(lines, data)
+
+
+def _frame(session: Session, write: Write) -> Frame | None:
+    """Return the frame that brought what a device wrote, None where none did."""
+    if not write.new:
+        return None
+    frames = session.trace.frames(max(0, write.tick - 1), write.tick)
+    brought = [frame for frame in frames if frame.incoming and write.new in frame.data]
+    return brought[-1] if brought else None
+
+
+def _summary(frame: Frame) -> str:
+    from tt.frames.dissect import Dissector
+
+    return Dissector(counting=False)(frame).summary
 
 
 def _source(session: Session, source: Origin) -> str:

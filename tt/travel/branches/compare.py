@@ -14,7 +14,7 @@ from itertools import zip_longest
 
 from tt.differences import Difference, machine_differences, shown_bytes
 from tt.errors import BadInput
-from tt.events import FROM_OUTSIDE, Event, Kind
+from tt.events import FRAMES, FROM_OUTSIDE, Event, Kind
 from tt.log.text import printable
 from tt.position import format_tick
 from tt.travel.branches.family import family, trace_id
@@ -243,5 +243,9 @@ def _in_words(event: Event) -> str:
         return f"{kind} {printable(event.data.decode(errors='replace'))} = {event.value:#x}"
     if event.kind in (Kind.INPUT, Kind.CONSOLE, Kind.POWER):
         return f"{kind} {printable(event.data[:60].decode(errors='replace'))!r}"
+    if event.kind in FRAMES:
+        from tt.frames.dissect import in_words
+
+        return f"{kind} {in_words(event)}"
     data = f", {shown_bytes(event.data)}" if event.data else ""
     return f"{kind} (unit {event.unit}, value {event.value:#x}{data})"

@@ -87,6 +87,12 @@ class VirtioNet:
             self.state.dropped += 1
 
     @property
+    def counters(self) -> dict[str, int]:
+        """How many frames it received and sent, dropped (no room) and refused (none of a frame's)."""
+        s = self.state
+        return {"received": s.received, "sent": s.sent, "dropped": s.dropped, "refused": s.refused}
+
+    @property
     def room(self) -> int | None:
         """How many frames the driver has buffers for (with the shortest buffers), None if it does not run."""
         queue = self._queues[_RECEIVE]

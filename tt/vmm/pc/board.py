@@ -144,6 +144,10 @@ class Board:
         """Return how many frames card `card` has room for, None where nobody listens."""
         return self._cards[card].room if card < len(self._cards) else None
 
+    def frame_counters(self, card: int) -> dict[str, int]:
+        """Return what card `card` has counted, by name."""
+        return self._cards[card].counters if card < len(self._cards) else {}
+
     def link_input(self, card: int, up: bool) -> None:
         """Plug the cable of card `card` in, or pull it out; cards that are not there ignore it."""
         if card < len(self._ethernet):

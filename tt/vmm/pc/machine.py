@@ -114,6 +114,10 @@ class PcMachine(Machine):
         """Return how many frames network card `card` has room for, None where nobody listens."""
         return self._board.frame_room(card)
 
+    def frame_counters(self, card: int) -> dict[str, int]:
+        """Return what network card `card` has counted, by name."""
+        return self._board.frame_counters(card)
+
     def input(self, event: Event) -> None:
         """Take an input from the door: bytes typed into a console, a frame, a cable."""
         match event.kind:

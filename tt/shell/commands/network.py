@@ -1,0 +1,168 @@
+"""The guest's network as of here: its cards, the frames around here, TCP connections as text."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from tt.errors import UsageError
+from tt.events import Kind
+from tt.inspect import Answer
+from tt.log.text import printable
+from tt.position import format_tick
+from tt.replay import config_of
+from tt.shell.command import Arguments, command, shorten
+from tt.shell.targets import count
+
+if TYPE_CHECKING:
+    from tt.frames.dissect import Packet
+    from tt.frames.streams import Stream
+    from tt.log import Frame
+    from tt.shell.session import Session
+
+_MOST_LINES = 10_000
+_MOST_BYTES = 64 << 10  # of one piece of a stream
+WORDS = ("frames", "streams", "follow")
+
+
+@command(
+    "net",
+    usage="[frames|streams|follow] [N]", theme="recording", most=2, completes=("net",),
+    examples=(("net", "the network cards, and what they have counted"),
+              ("net frames", "ten frames around here"), ("net streams", "the TCP connections"),
+              ("net follow 3", "what was said in the third")),
+)  # fmt: skip
+def net(session: Session, arguments: Arguments) -> Answer:
+    """Look at the guest's network.
+
+    `net streams` numbers the TCP connections of the whole recording; `net follow N` shows what both sides
+    said, with a mark at the present.  `catch net` stops at frames, `tt pcap` writes them all to a file.
+    """
+    cards = config_of(session.trace).nets
+    if not cards:
+        raise UsageError("this machine has no network card: `tt record --net user` gives it one")
+    words = arguments.words
+    if not words:
+        return _cards(session)
+    what = next((word for word in WORDS if word.startswith(words[0].lower())), None)
+    if what == "frames":
+        return _frames(session, count(words[1], _MOST_LINES) if len(words) > 1 else 10)
+    if what == "streams" and len(words) == 1:
+        return _streams(session)
+    if what == "follow":
+        if len(words) < 2:
+            raise UsageError("net follow: which one?  `net streams` numbers them")
+        return _follow(session, count(words[1]))
+    raise UsageError(f"net {shorten(' '.join(words))}: give {', '.join(WORDS)}, or nothing")
+
+
+def _cards(session: Session) -> Answer:
+    trace, tick = session.trace, session.tick
+    cards = config_of(trace).nets
+    links = [True] * len(cards)
+    for event in trace.events(last_tick=tick, kinds={Kind.LINK}):
+        if event.unit < len(links):
+            links[event.unit] = bool(event.value)
+    lines, data = [], []
+    for number, card in enumerate(cards):
+        counted = session.machine.frame_counters(number)
+        told = ", ".join(f"{value:,} {name}" for name, value in counted.items())
+        link = "up" if links[number] else "down"
+        lines.append(f"ethernet{number}  {card.model}  {card.mac}  link {link}  {told}".rstrip())
+        data.append({"card": number, "model": card.model, "mac": card.mac, "link": link, **counted})
+    return Answer({"tick": tick, "cards": data}, lines)
+
+
+def _frames(session: Session, number: int) -> Answer:
+    tick = session.tick
+    before: deque[Packet] = deque(maxlen=number)
+    after: list[Packet] = []
+    for packet in _packets(session):
+        if packet.frame.tick < tick:
+            before.append(packet)
+        else:
+            after.append(packet)
+            if len(after) == number:
+                break
+    half = min(len(before), max(number // 2, number - len(after)))
+    chosen = [*islice(before, len(before) - half, None), *after[: number - half]]
+    wide = max((len(format_tick(packet.frame.tick)) for packet in chosen), default=1)
+    lines = [_line(packet, wide) for packet in chosen]
+    lines.insert(half, f"{'---':>7}  here, at {format_tick(tick)}")
+    data = [
+        {"frame": p.frame.number, "tick": p.frame.tick, "in": p.frame.incoming, "summary": p.summary}
+        for p in chosen
+    ]
+    return Answer({"tick": tick, "frames": data}, lines)
+
+
+def _streams(session: Session) -> Answer:
+    from tt.frames.streams import streams_of
+
+    lines, data = [], []
+    for stream in streams_of(_packets(session)):
+        past, future = stream.last_tick < session.tick, stream.first_tick > session.tick
+        mark = "over" if past else "to come" if future else "now"
+        one, two = stream.sizes()
+        again = f", {stream.again:,} sent again" if stream.again else ""
+        waiting = f", {stream.waiting:,} behind a gap" if stream.waiting else ""
+        lines.append(
+            f"{stream.number:>3}  {mark:<7}  {stream.name}  {one:,} and {two:,} bytes{again}{waiting}, "
+            f"{stream.state}, ticks {format_tick(stream.first_tick)} to {format_tick(stream.last_tick)}"
+        )
+        data.append(
+            {"stream": stream.number, "ends": [list(end) for end in stream.ends], "bytes": [one, two],
+             "state": stream.state, "first_tick": stream.first_tick, "last_tick": stream.last_tick}
+        )  # fmt: skip
+    if not lines:
+        lines = ["no TCP connection was recorded"]
+    return Answer({"tick": session.tick, "streams": data}, lines)
+
+
+def _follow(session: Session, number: int) -> Answer:
+    from tt.frames.streams import streams_of, talk
+
+    streams = streams_of(_packets(session))
+    if not 0 < number <= len(streams):
+        raise UsageError(f"there is no connection {number}: `net streams` lists the {len(streams)} there are")
+    stream: Stream = streams[number - 1]
+    lines = [f"connection {number}: {stream.name}, {stream.state}"]
+    data: list[dict[str, Any]] = []
+    marked = False
+    for piece in talk(stream):
+        if not marked and piece.tick >= session.tick:
+            marked = True
+            lines.append(f"--- here, at {format_tick(session.tick)}")
+        host, port = stream.ends[piece.side]
+        lines.append(f"{host}:{port}, frame {piece.frame}, tick {format_tick(piece.tick)}:")
+        arrow = "<" if piece.side else ">"
+        text = piece.data[:_MOST_BYTES].decode("utf-8", "replace")
+        lines += [f"  {arrow} {printable(line)}" for line in text.splitlines()]
+        if len(piece.data) > _MOST_BYTES:
+            lines.append(f"  ... {len(piece.data) - _MOST_BYTES:,} bytes more")
+        data.append({"side": piece.side, "tick": piece.tick, "frame": piece.frame, "data": piece.data.hex()})
+    if stream.waiting:
+        lines.append(f"{stream.waiting:,} bytes came behind a gap that nothing has filled")
+    return Answer({"tick": session.tick, "stream": number, "talk": data}, lines)
+
+
+def _packets(session: Session) -> Iterator[Packet]:
+    from tt.frames.dissect import Dissector
+
+    return map(Dissector(), _heeded(session, session.trace.frames()))
+
+
+def _heeded(session: Session, frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Yield the same, listening for Ctrl-C."""
+    for at, frame in enumerate(frames):
+        if at % 1024 == 0:
+            session.heed(session.tick)
+        yield frame
+
+
+def _line(packet: Packet, wide: int) -> str:
+    frame = packet.frame
+    arrow = "<" if frame.incoming else ">"
+    return f"{frame.number:>7,}  {format_tick(frame.tick):>{wide}}  {arrow} {packet.summary}"
