@@ -9,6 +9,7 @@ import dpkt  # type: ignore[import-untyped]
 
 from tt.frames.dissect import Packet
 
+_WRAP = 0xFFFFFFFF  # numbers go round
 _AHEAD = 1 << 30  # a segment further away than this belongs to another connection
 _HELD_BYTES = 16 << 20  # of segments that wait for one before them
 
@@ -62,6 +63,11 @@ class _Side:
         self.early_bytes = 0
         self.closed = False
 
+    def joins(self) -> int | None:
+        """Return where a segment begins that came too early and does not any more."""
+        assert self.next is not None
+        return next((at for at in self.early if (self.next - at) & _WRAP < 1 << 31), None)
+
 
 class Streams:
     """The connections seen so far; `add` packets in their order."""
@@ -82,7 +88,7 @@ class Streams:
         known = self._open.get(key)
         if known is not None and begins:
             sides = known[1]
-            again = sides[0].next is not None and sides[0].next == (tcp.seq + 1) & 0xFFFFFFFF
+            again = sides[0].next is not None and sides[0].next == (tcp.seq + 1) & _WRAP
             if not again or known[0].state != "open":
                 known = None  # the same ports once more
         if known is None:
@@ -106,7 +112,7 @@ class Streams:
         here = sides[side]
         seq = tcp.seq
         if tcp.flags & dpkt.tcp.TH_SYN:
-            seq = (seq + 1) & 0xFFFFFFFF
+            seq = (seq + 1) & _WRAP
             here.next = seq
         if tcp.flags & dpkt.tcp.TH_RST:
             stream.state = "reset"
@@ -123,7 +129,7 @@ class Streams:
 
     def _data(self, stream: Stream, here: _Side, side: int, seq: int, data: bytes, packet: Packet) -> None:
         assert here.next is not None
-        ahead = (seq - here.next) & 0xFFFFFFFF
+        ahead = (seq - here.next) & _WRAP
         if ahead >= 1 << 31:  # it begins with what was seen already
             old = (1 << 32) - ahead
             stream.again += min(old, len(data))
@@ -134,30 +140,25 @@ class Streams:
         if ahead:
             if ahead > _AHEAD:
                 return
-            if here.early_bytes < _HELD_BYTES:
-                kept = here.early.get(seq)
-                if kept is None or len(kept[0]) < len(data):
-                    here.early_bytes += len(data) - (len(kept[0]) if kept else 0)
-                    here.early[seq] = (data, packet)
+            kept = here.early.get(seq)
+            if kept is not None:
+                stream.again += min(len(kept[0]), len(data))
+            if (kept is None or len(kept[0]) < len(data)) and here.early_bytes < _HELD_BYTES:
+                here.early_bytes += len(data) - (len(kept[0]) if kept else 0)
+                here.early[seq] = (data, packet)
             return
         self._keep(stream, here, side, data, packet)
-        while here.early:
-            found = min(here.early, key=lambda at: (at - (here.next or 0)) & 0xFFFFFFFF)
-            gap = (found - here.next) & 0xFFFFFFFF
-            if 0 < gap < 1 << 31:
-                if all((at - here.next) & 0xFFFFFFFF < 1 << 31 for at in here.early):
-                    return
-                found = next(at for at in here.early if (at - here.next) & 0xFFFFFFFF >= 1 << 31)
+        while (found := here.joins()) is not None:
             early, its_packet = here.early.pop(found)
             here.early_bytes -= len(early)
-            old = (here.next - found) & 0xFFFFFFFF
+            old = (here.next - found) & _WRAP
             stream.again += min(old, len(early))
             if early[old:]:
                 self._keep(stream, here, side, early[old:], its_packet)
 
     def _keep(self, stream: Stream, here: _Side, side: int, data: bytes, packet: Packet) -> None:
         assert here.next is not None
-        here.next = (here.next + len(data)) & 0xFFFFFFFF
+        here.next = (here.next + len(data)) & _WRAP
         if self._keep_data:
             stream.pieces.append(Piece(packet.frame.tick, packet.frame.number, side, data))
 
