@@ -97,6 +97,7 @@ def awatch(session: Session, arguments: Arguments) -> Answer:
         ("catch syscall openat", "a system call, by name or number; without one, any"),
         ("catch exception PF", "an exception of the CPU: PF, GP, UD ... or its number"),
         ("catch input", "something is typed into the guest"),
+        ("catch net", "any frame; `catch net in tcp port 80 \"GET /\"` such as these"),
         ("catch power", "the machine ends"),
     ),
 )  # fmt: skip
