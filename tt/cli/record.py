@@ -161,6 +161,10 @@ def run(args: argparse.Namespace) -> int:
             network = connect(nets, _say)
             stack.callback(network.close)
             source.network = network
+            for card, net in enumerate(nets):
+                for forward in net.forwards:
+                    where = f"{forward.protocol} port {forward.host_port} of {forward.address}"
+                    _say(f"network card {card}: {where} is the guest's {forward.guest_port}")
         if interactive:
             for line in config.description:
                 _say(line)
@@ -194,7 +198,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not console.at_line_start:
         print(file=sys.stderr)
-    for line in summary(recording):
+    told, *rest = summary(recording)
+    for line in (told, *(network.told() if nets else ()), *rest):
         _say(line)
     return 0
 

@@ -86,6 +86,19 @@ class Network:
         found = (cable.end.fileno() for cable in self.cables)
         return [descriptor for descriptor in found if descriptor >= 0]
 
+    def told(self) -> list[str]:
+        """Return in a line for each card how many frames came and went, and how many were lost."""
+        lines = []
+        for card, cable in enumerate(self.cables):
+            line = f"network card {card} ({cable.end.name}): {cable.received:,} frames in, {cable.sent:,} out"
+            losses = (
+                (cable.dropped, "came while nobody listened"),
+                (cable.end.lost, "were not taken"),
+                (cable.inwards.lost + cable.outwards.lost, "were lost on the cable"),
+            )
+            lines.append("; ".join([line, *(f"{number:,} {what}" for number, what in losses if number)]))
+        return lines
+
     def close(self) -> None:
         """Close all ends."""
         for cable in self.cables:

@@ -14,6 +14,7 @@ from cli_rig import Inside
 from tt.errors import TTError, UsageError
 from tt.events import FRAMES, Event, Kind
 from tt.log import Trace
+from tt.net.spec import connect, parse_net
 from tt.recording import record
 from tt.replay import verify
 from tt.travel import Timeline
@@ -272,3 +273,12 @@ def test_as_typed(inside: Inside, parent: Path, tmp_path: Path) -> None:
     (made,) = parent.parent.glob("net-b.tt")
     assert [event.kind for event in came(made, END // 2)] == [Kind.LINK, Kind.LINK, Kind.FRAME_IN]
     assert FRAMES & {event.kind for event in came(made)}
+
+
+def test_a_recording_says_what_became_of_its_frames() -> None:
+    network = connect([parse_net("none")])
+    network.send(0, frame(1), 0)
+    assert network.told() == ["network card 0 (nothing): 0 frames in, 1 out; 1 were not taken"]
+    assert str(parse_net("stream:127.0.0.1:9,listen,loss=1%,latency=3ms,rate=5mbit,seed=4")) == (
+        "stream:127.0.0.1:9,listen,latency=3000000ns,rate=5000000bit,loss=0.01,seed=4"
+    )
