@@ -30,6 +30,7 @@ GUEST, GATEWAY = "10.0.2.15", "10.0.2.2"
 _GATEWAY_MAC = "52:55:0a:00:02:02"
 _BROADCAST = b"\xff" * 6
 _EXPERIMENTAL = b"\x88\xb5"  # an EtherType that means nothing to anybody (IEEE 802, local experiments)
+_BUFFER_BYTES = 4 << 20  # the kernel gives what it allows (net.core.wmem_max)
 _STARTS_S = 0.2  # a passt that cannot run has ended by then
 _ENDS_S = 2.0
 _FORWARD = re.compile(
@@ -77,6 +78,8 @@ class Passt(Stream):
             raise TTError("--net user needs passt: install the package `passt` (apt install passt)")
         _check_free(forwards)
         ours, theirs = socket.socketpair()
+        for end in (ours, theirs):  # passt loses what does not fit, and sends it again
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         command = [program, "--foreground", "--quiet", "--ipv4-only", "--fd", str(theirs.fileno())]
         command += ["--address", GUEST, "--netmask", "255.255.255.0", "--gateway", GATEWAY]
         command += ["--mac-addr", _GATEWAY_MAC]
