@@ -108,6 +108,21 @@ class MemoryBus:
         self._changed()
         return region
 
+    @property
+    def regions(self) -> list[Region]:
+        """The devices' regions."""
+        return list(self._regions)
+
+    def move(self, regions: Iterable[Region]) -> None:
+        """Let these be all the regions; one that overlaps an earlier one is left out."""
+        kept: list[Region] = []
+        for region in regions:
+            if all(o.base >= region.base + region.size or region.base >= o.base + o.size for o in kept):
+                kept.append(region)
+        if kept != self._regions:
+            self._regions = kept
+            self._changed()
+
     def unmap(self, region: Region) -> None:
         """Take a device away again."""
         self._regions.remove(region)

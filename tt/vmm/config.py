@@ -13,7 +13,7 @@ MIB = 1 << 20
 DEFAULT_MEM = 256 * MIB
 DENALI_MEM = 16 * MIB
 DENALI_DISK = 4 * MIB
-NET_MODELS: dict[str, tuple[str, ...]] = {"pc": ("virtio",), "denali": ("denali", "classic")}
+NET_MODELS: dict[str, tuple[str, ...]] = {"pc": ("virtio", "e1000"), "denali": ("denali", "classic")}
 """The models of network card that each machine knows, the usual one first."""
 _HASH_PIECE = MIB
 

@@ -1,4 +1,4 @@
-"""A PCI bus behind configuration mechanism 1, with one I/O BAR a function.
+"""A PCI bus behind configuration mechanism 1, with an I/O BAR and a memory BAR a function.
 
 Source: PCI Local Bus Specification 2.1, section 3.2.2.3.2 (configuration
 mechanism 1), 6.1 (configuration space) and 6.2.5 (base addresses).
@@ -16,7 +16,7 @@ from tt.vmm.state import U32, misfit, pack, unpack
 
 SLOTS = 32
 _COMMAND, _INTERRUPT_LINE, _BAR0 = 0x04, 0x3C, 0x10
-_IO_ENABLE = 1
+_IO_ENABLE, _MEMORY_ENABLE = 1, 2
 
 
 @dataclass(slots=True)
@@ -29,9 +29,10 @@ class FunctionState:
 class PciFunction:
     """The configuration space of one single-function device.
 
-    `bar_size` (bytes, a power of two, or 0) is the size of I/O BAR 0, behind
-    which `registers` answers; `bar`, `irq` and I/O decoding are set up as
-    firmware would leave them.
+    `bar_size` (bytes, a power of two, or 0) is the size of the I/O BAR, number `bar_number`, behind
+    which `registers` answers; `memory_size` that of BAR 0 in memory (32 bits wide), behind which
+    `memory_registers` does.  `bar`, `memory_bar`, `irq` and decoding are set up as firmware would
+    leave them.
     """
 
     def __init__(
@@ -48,10 +49,17 @@ class PciFunction:
         bar_size: int = 0,
         bar: int = 0,
         irq: int = 0,
+        bar_number: int = 0,
+        memory_registers: Registers | None = None,
+        memory_size: int = 0,
+        memory_bar: int = 0,
     ) -> None:
         self.name = name
         self.registers = registers
         self.bar_size = bar_size
+        self.memory_registers = memory_registers
+        self.memory_size = memory_size
+        self._io_bar = _BAR0 + 4 * bar_number
         self.on_map: Callable[[], None] = lambda: None
         self.state = FunctionState()
         self._writable = bytearray(256)
@@ -63,8 +71,13 @@ class PciFunction:
         self._writable[0x0C] = self._writable[0x0D] = 0xFF  # cache line size, latency timer
         if bar_size:
             config[_COMMAND] = _IO_ENABLE
-            config[_BAR0 : _BAR0 + 4] = (bar | 1).to_bytes(4, "little")
-            self._writable[_BAR0 : _BAR0 + 4] = (0x1_0000_0000 - bar_size).to_bytes(4, "little")
+            at = self._io_bar
+            config[at : at + 4] = (bar | 1).to_bytes(4, "little")
+            self._writable[at : at + 4] = (0x1_0000_0000 - bar_size).to_bytes(4, "little")
+        if memory_size:
+            config[_COMMAND] |= _MEMORY_ENABLE
+            config[_BAR0 : _BAR0 + 4] = memory_bar.to_bytes(4, "little")
+            self._writable[_BAR0 : _BAR0 + 4] = (0x1_0000_0000 - memory_size).to_bytes(4, "little")
         if irq:
             config[_INTERRUPT_LINE : _INTERRUPT_LINE + 2] = bytes((irq, 1))  # INTA#
             self._writable[_INTERRUPT_LINE] = 0xFF
@@ -79,8 +92,15 @@ class PciFunction:
         config = self.state.config
         if not self.bar_size or not config[_COMMAND] & _IO_ENABLE:
             return None
-        base = int.from_bytes(config[_BAR0 : _BAR0 + 4], "little") & ~3
+        base = int.from_bytes(config[self._io_bar : self._io_bar + 4], "little") & ~3
         return base if base + self.bar_size <= 0x10000 else None
+
+    def memory_base(self) -> int | None:
+        """Return the first address of the memory BAR, or None while nothing is decoded there."""
+        config = self.state.config
+        if not self.memory_size or not config[_COMMAND] & _MEMORY_ENABLE:
+            return None
+        return int.from_bytes(config[_BAR0 : _BAR0 + 4], "little") & ~15
 
     def read(self, offset: int, size: int) -> int:
         """Return `size` bytes of configuration space."""
@@ -89,12 +109,12 @@ class PciFunction:
     def write(self, offset: int, size: int, value: int) -> None:
         """Store the writable bits of `size` bytes of configuration space."""
         config = self.state.config
-        base = self.io_base()
+        before = self.io_base(), self.memory_base()
         for i in range(offset, offset + size):
             mask = self._writable[i]
             config[i] = config[i] & ~mask | value & mask
             value >>= 8
-        if self.io_base() != base:
+        if (self.io_base(), self.memory_base()) != before:
             self.on_map()
 
 
@@ -110,7 +130,7 @@ class PciBus:
     """Bus 0 and the configuration ports: address at offset 0, data at offset 4.
 
     INTA# of slot n is wired to `intx[n % len(intx)]`, several slots to one line;
-    `on_map` is called whenever an I/O BAR may have moved, appeared or gone.
+    `on_map` is called whenever a BAR may have moved, appeared or gone.
     """
 
     name = "pci"
@@ -143,6 +163,16 @@ class PciBus:
                 base = function.io_base()
                 if base is not None:
                     regions.append((base, function.bar_size, function.registers))
+        return regions
+
+    def memory_regions(self) -> list[tuple[int, int, Registers]]:
+        """Return (first address, size, registers) of each memory BAR that is decoded, by slot."""
+        regions = []
+        for function in self._slots:
+            if function is not None and function.memory_registers is not None:
+                base = function.memory_base()
+                if base is not None:
+                    regions.append((base, function.memory_size, function.memory_registers))
         return regions
 
     def read(self, offset: int, size: int) -> int:

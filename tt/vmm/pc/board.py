@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tt.errors import UsageError
-from tt.vmm.bus import MemoryBus, Ports, PortSpan
+from tt.vmm.bus import MemoryBus, Ports, PortSpan, Region
 from tt.vmm.clock import Clock
 from tt.vmm.config import NetConfig
-from tt.vmm.devices import virtio_blk, virtio_net, virtio_pci, virtio_rng
+from tt.vmm.devices import e1000, virtio_blk, virtio_net, virtio_pci, virtio_rng
 from tt.vmm.devices.cmos import Cmos
 from tt.vmm.devices.device import Stateful
 from tt.vmm.devices.kbc8042 import COMMAND, DATA, KeyboardController, SystemControlA
@@ -39,6 +39,7 @@ from tt.vmm.wiring import wire_console, wire_disk, wire_ethernet
 MAX_DISKS = SLOTS - 2
 _PCI_IRQS = (10, 11)
 _BAR_BASE = 0xC000
+_MEMORY_BAR_BASE = 0xFEB0_0000
 
 
 class Board:
@@ -80,6 +81,7 @@ class Board:
         self.devices: dict[str, Stateful] = {}
         self._clock = clock
         self._door = door
+        self._mem_bytes = memory.size
         self._on_intr = on_intr
         self._intr = Line(on_intr)
         self.ports = Ports()
@@ -121,7 +123,7 @@ class Board:
         rng = virtio_rng.VirtioRng(door, entropy)
         self._plug(1 + len(disks), "virtio-rng", memory, rng, virtio_rng.PCI_CLASS)
         self._ethernet: list[Port] = []
-        self._cards: list[virtio_net.VirtioNet] = []
+        self._cards: list[virtio_net.VirtioNet | e1000.E1000] = []
         for card, net in enumerate(nets):
             self._plug_net(2 + len(disks) + card, card, net, memory)
         for irq in _PCI_IRQS:  # firmware makes the PCI interrupts level-triggered
@@ -243,11 +245,49 @@ class Board:
             lambda frame: backend.receive(frame),
             lambda up: backend.link(up),
         )
-        backend = virtio_net.VirtioNet(port, net.address)
+        backend: virtio_net.VirtioNet | e1000.E1000
+        if net.model == "e1000":
+            backend = self._plug_e1000(slot, card, net, memory, port)
+        else:
+            backend = virtio_net.VirtioNet(port, net.address)
+            self._plug(slot, f"virtio-net{card}", memory, backend, virtio_net.PCI_CLASS)
         self._ethernet.append(port)
         self._cards.append(backend)
-        self._plug(slot, f"virtio-net{card}", memory, backend, virtio_net.PCI_CLASS)
+
+    def _plug_e1000(self, slot: int, card: int, net: NetConfig, memory: Memory, port: Port) -> e1000.E1000:
+        base = _MEMORY_BAR_BASE + slot * e1000.MEMORY_SIZE
+        if memory.size > _MEMORY_BAR_BASE:
+            raise UsageError(
+                f"an e1000 card lies in memory below 4 GB: give the guest at most "
+                f"{_MEMORY_BAR_BASE >> 20} MB (--mem), or another card (model=virtio)"
+            )
+        name = f"e1000-{card}"
+        device = e1000.E1000(name, memory, self.pci.interrupt(slot), port, net.address)
+        self._own(device)
+        function = PciFunction(
+            name,
+            e1000.VENDOR,
+            e1000.DEVICE,
+            e1000.PCI_CLASS,
+            revision=e1000.REVISION,
+            subsystem_vendor=e1000.SUBSYSTEM_VENDOR,
+            subsystem=e1000.SUBSYSTEM,
+            registers=e1000.E1000Ports(device),
+            bar_size=e1000.PORTS_SIZE,
+            bar=_BAR_BASE + slot * e1000.PORTS_SIZE,
+            bar_number=2,
+            irq=_PCI_IRQS[slot % len(_PCI_IRQS)],
+            memory_registers=device,
+            memory_size=e1000.MEMORY_SIZE,
+            memory_bar=base,
+        )
+        self.pci.add(slot, function)
+        return device
 
     def _remap(self) -> None:
         spans = self.pci.io_regions()
         self.ports.move(PortSpan(base, size, registers, 4) for base, size, registers in spans)
+        regions = self.pci.memory_regions()
+        if regions or self.memory_bus.regions:
+            # What a guest maps over RAM, or over another device, is not reached.
+            self.memory_bus.move(Region(*region, 4) for region in regions if region[0] >= self._mem_bytes)
