@@ -118,6 +118,9 @@ class Wires:
     def descriptors(self) -> list[int]:
         return []
 
+    def counters(self) -> list[dict[str, int]]:
+        return []
+
 
 def player(own: bytes = PEER) -> Answer:
     """Return the other end of `pingpong.c`: an end that returns or serves, with the address `own`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,8 @@ class Recording:
     """The result of a recording.
 
     `reason` is why it ended, in words; `counts` how many events of each kind;
-    `host_s` how long it took.  `path` is None when nothing was written.
+    `host_s` how long it took.  `path` is None when nothing was written.  `network` says
+    of each network card what became of its frames.
     """
 
     path: Path | None
@@ -39,6 +40,7 @@ class Recording:
     counts: Counter[Kind] = field(default_factory=Counter)
     digests: int = 0
     host_s: float = 0.0
+    network: list[dict[str, int]] = field(default_factory=list)
 
 
 class Recorder:
@@ -164,8 +166,11 @@ class LiveRun:
         if self._recorder is not None:
             self._recorder.commit()
 
-    def end(self, reason: str, host_s: float) -> None:
-        """Close the trace, with a digest of the last state, at a place that a replay finds too."""
+    def end(self, reason: str, host_s: float, told: Mapping[str, object] | None = None) -> None:
+        """Close the trace, with a digest of the last state, at a place that a replay finds too.
+
+        `told` is what its summary says besides.
+        """
         if self._recorder is None:
             return
         if not self.is_arrival:
@@ -183,7 +188,8 @@ class LiveRun:
                 "guest_ns": self.machine.now_ns,
                 "host_s": round(host_s, 3),
                 "engine": self.machine.engine.statistics,
-            },
+            }
+            | dict(told or {}),
         )
 
     def _run(self, target: int, pausing: bool) -> Stop:
@@ -215,6 +221,110 @@ def _digest_after(tick: int) -> int:
     return (tick // DIGEST_EVERY_TICKS + 1) * DIGEST_EVERY_TICKS
 
 
+class LiveRecording:
+    """A recording that its owner steps: a machine from its power-on, and the trace that tells of it.
+
+    What `record` does in one go.  The owner calls `step` until it has enough, `commit` now and
+    then, and `end`; and always `close`.  The parameters are those of `record`.
+    """
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        output: Path | None,
+        source: LiveSource,
+        *,
+        overwrite: bool = False,
+        embed: bool = False,
+        checkpoint_ticks: int | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,
+        networks: Sequence[str] = (),
+        on_event: Callable[[Event], None] | None = None,
+        on_start: Callable[[Machine], None] | None = None,
+    ) -> None:
+        self.path = output
+        self.source = source
+        self._begin = time.monotonic()
+        self._writer: BackgroundWriter | None = None
+        self._recorder: Recorder | None = None
+        # The machine first: where it cannot be built, no trace is begun.
+        self.machine = build_machine(config, open_disks(config, check=False), source, entropy=entropy)
+        if output is not None:
+            self._writer = BackgroundWriter(
+                output,
+                meta_of(config) | ({"networks": list(networks)} if networks else {}),
+                overwrite=overwrite,
+                checkpoint_bytes=CHECKPOINT_RAM * config.mem_bytes,
+            )
+        try:
+            self._wire(config, embed, on_event, on_start)
+            self._live = LiveRun(self.machine, self._recorder, checkpoint_ticks)
+            self.machine.engine.take_changes()  # power-on is not stored: the machine's description gives it
+        except BaseException:
+            self.close()
+            raise
+
+    def step(self, goal: int = FOREVER) -> Stop:
+        """Run to tick `goal`, or to whatever comes first; see `LiveRun.run`."""
+        return self._live.run(goal)
+
+    def commit(self) -> None:
+        """Make everything so far safe."""
+        self._live.commit()
+
+    def end(self, reason: str) -> Recording:
+        """Close the trace, complete, and return what was recorded; `reason` says why it ended."""
+        network = self.source.network
+        told: dict[str, object] = {} if network is None else {"network": network.counters()}
+        self._live.end(reason, self.host_s, told)
+        machine = self.machine
+        result = Recording(self.path, machine.tick, machine.now_ns, reason, host_s=self.host_s)
+        if network is not None:
+            result.network = network.counters()
+        if self._recorder is not None:
+            result.counts = self._recorder.counts
+            result.digests = self._recorder.digests
+        return result
+
+    def close(self) -> None:
+        """Close the trace, at its last commit where `end` was not called."""
+        if self._writer is not None:
+            self._writer.close()
+
+    @property
+    def host_s(self) -> float:
+        """How long it has taken so far, in seconds of the host."""
+        return time.monotonic() - self._begin
+
+    def _wire(
+        self,
+        config: MachineConfig,
+        embed: bool,
+        on_event: Callable[[Event], None] | None,
+        on_start: Callable[[Machine], None] | None,
+    ) -> None:
+        machine, source, writer = self.machine, self.source, self._writer
+        source.now_ns = machine.clock.now
+        source.ticks_until = machine.clock.ticks_until
+        if source.network is not None:
+            source.network.room = machine.frame_room
+            machine.slice_ticks = NETWORK_SLICE_TICKS
+        source.wants_input = lambda: machine.wants_input
+        if writer is not None:
+            for name, data in config.parts.items():
+                writer.add_file(name, data)
+            if embed:
+                for number, disk in enumerate(config.disks):
+                    if disk.path:
+                        writer.add_file(f"disk{number}", Path(disk.path))
+            self._recorder = Recorder(machine, writer)
+        machine.door.subscribe(source.see)
+        if on_event is not None:
+            machine.door.subscribe(on_event)
+        if on_start is not None:
+            on_start(machine)
+
+
 def record(
     config: MachineConfig,
     output: Path | None,
@@ -243,51 +353,22 @@ def record(
     `on_event` is told of every event as well.  Raises `TTError`s as the parts do.
     """
     source = source or LiveSource()
-    writer = None
-    begin = time.monotonic()
-    # The machine first: where it cannot be built, no trace is begun.
-    machine = build_machine(config, open_disks(config, check=False), source, entropy=entropy)
-    if output is not None:
-        writer = BackgroundWriter(
-            output,
-            meta_of(config) | ({"networks": list(networks)} if networks else {}),
-            overwrite=overwrite,
-            checkpoint_bytes=CHECKPOINT_RAM * config.mem_bytes,
-        )
+    recording = LiveRecording(
+        config,
+        output,
+        source,
+        overwrite=overwrite,
+        embed=embed,
+        checkpoint_ticks=checkpoint_ticks,
+        entropy=entropy,
+        networks=networks,
+        on_event=on_event,
+        on_start=on_start,
+    )
     try:
-        source.now_ns = machine.clock.now
-        source.ticks_until = machine.clock.ticks_until
-        if source.network is not None:
-            source.network.room = machine.frame_room
-            machine.slice_ticks = NETWORK_SLICE_TICKS
-        source.wants_input = lambda: machine.wants_input
-        recorder = None
-        if writer is not None:
-            for name, data in config.parts.items():
-                writer.add_file(name, data)
-            if embed:
-                for number, disk in enumerate(config.disks):
-                    if disk.path:
-                        writer.add_file(f"disk{number}", Path(disk.path))
-            recorder = Recorder(machine, writer)
-        machine.door.subscribe(source.see)
-        if on_event is not None:
-            machine.door.subscribe(on_event)
-        if on_start is not None:
-            on_start(machine)
-        live = LiveRun(machine, recorder, checkpoint_ticks)
-        machine.engine.take_changes()  # power-on is not stored: the machine's description gives it
-        deadline = None if timeout_s is None else begin + timeout_s
-        reason = _run(live, source, max_ticks, deadline)
-        live.end(reason, time.monotonic() - begin)
-        result = Recording(output, machine.tick, machine.now_ns, reason, host_s=time.monotonic() - begin)
-        if recorder is not None:
-            result.counts = recorder.counts
-            result.digests = recorder.digests
-        return result
+        return recording.end(_run(recording, source, max_ticks, timeout_s))
     finally:
-        if writer is not None:
-            writer.close()
+        recording.close()
 
 
 def meta_of(config: MachineConfig) -> dict[str, object]:
@@ -300,25 +381,26 @@ def meta_of(config: MachineConfig) -> dict[str, object]:
     }
 
 
-def _run(live: LiveRun, source: LiveSource, max_ticks: int, deadline: float | None) -> str:
+def _run(recording: LiveRecording, source: LiveSource, max_ticks: int, timeout_s: float | None) -> str:
     """Run until something ends the recording; return what."""
     while True:
-        stop = live.run(max_ticks)
+        stop = recording.step(max_ticks)
         if stop.reason == "tick":
             if stop.tick >= max_ticks:
                 return f"reached {max_ticks:,} ticks"
         elif stop.reason == "pause":
-            live.commit()
+            recording.commit()
             source.breathed()
             if source.stop_requested:
                 return source.stop_reason
         else:
-            return _why(stop)
-        if deadline is not None and time.monotonic() >= deadline:
+            return why(stop)
+        if timeout_s is not None and recording.host_s >= timeout_s:
             return "time is up"
 
 
-def _why(stop: Stop) -> str:
+def why(stop: Stop) -> str:
+    """Return in words why a machine came back that will not go on by itself."""
     if stop.reason == "idle":
         return "idle for ever: nothing can wake the guest"
     return stop.detail

@@ -36,12 +36,13 @@ MAY_IMPORT = {
     "replay": RECORDING,
     "symbols": RECORDING,
     "inspect": RECORDING | {"symbols"},
+    "fleet": RECORDING | {"net"},
     "travel": RECORDING | {"net", "frames"},
     "chronus": TRAVELLING,
     "shell": TRAVELLING | {"guests", "gdb"},
     "gdb": TRAVELLING,
-    "cli": TRAVELLING | {"net", "guests", "shell", "gdb", ""},
-    "": TRAVELLING | {"net", "guests"},  # tt/__init__.py, the public face
+    "cli": TRAVELLING | {"net", "fleet", "guests", "shell", "gdb", ""},
+    "": TRAVELLING | {"net", "fleet", "guests"},  # tt/__init__.py, the public face
 }
 
 # The rooms inside chronus, each of which may import from those before it.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from tt.cli.output import cell, format_ns, format_size, kind_name
+from tt.cli.output import cell, format_ns, format_size, frame_counts, kind_name
 from tt.log import Trace
 from tt.position import format_tick
 
@@ -59,13 +59,15 @@ def trace_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )
         meta.pop("machine", None)
         meta.pop("period_ns", None)
+    for number, counts in enumerate(frame_counts(facts["summary"].get("network"))):
+        yield f"frames of card {number}", counts
     yield from _flat("", meta)
     yield from _flat("", {key: value for key, value in facts["summary"].items() if key not in _TOLD})
     if "problems" in facts:
         yield "damage", "none"
 
 
-_TOLD = {"at", "ended", "guest_ns"}  # parts of the summary that other lines tell
+_TOLD = {"at", "ended", "guest_ns", "network"}  # parts of the summary that other lines tell
 
 
 def _machine(config: dict[str, Any], files: dict[str, int], networks: list[Any]) -> Iterator[tuple[str, str]]:

@@ -53,6 +53,15 @@ def cell(value: Any) -> str:
     return printable(value) if isinstance(value, str) else str(value)
 
 
+def frame_counts(cards: Any) -> list[str]:
+    """Return what became of the frames of each network card, in words; a trace may say anything there."""
+    return [
+        cell(", ".join(f"{number} {what}" for what, number in counts.items()))
+        for counts in (cards if isinstance(cards, list) else [])
+        if isinstance(counts, dict)
+    ]
+
+
 def format_size(size: int) -> str:
     """Return a number of bytes as people read it: 1.5 MB (1 MB is 2**20 bytes)."""
     if size < 1024:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 VERBS = {
     "demo": "record and replay a small guest that comes with tt",
     "record": "run a guest and write down everything that happens to it",
+    "lan": "run several guests behind one switch and record each of them",
     "replay": "go to any moment of a recording",
     "gdb": "let gdb go forwards and backwards through a recording",
     "bisect": "find the tick from which a condition holds",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tt.net.spec import NetSpec
     from tt.recording import Recording
 
-_LAST_EPOCH = 253_402_300_799  # the end of the year 9999, as far as the CMOS clock counts
+LAST_EPOCH = 253_402_300_799  # the end of the year 9999, as far as the CMOS clock counts
 
 
 def register(subparsers: Subparsers) -> None:
@@ -71,9 +71,9 @@ def register(subparsers: Subparsers) -> None:
         help="guest time follows the guest's instructions (default), or the host's clock",
     )
     machine.add_argument(
-        "--epoch", metavar="SECONDS", type=_whole, help="wall clock at power-on, since 1970 (now)"
+        "--epoch", metavar="SECONDS", type=whole, help="wall clock at power-on, since 1970 (now)"
     )
-    machine.add_argument("--seed", metavar="N", type=_whole, help="the guest's random bytes follow from N")
+    machine.add_argument("--seed", metavar="N", type=whole, help="the guest's random bytes follow from N")
     machine.add_argument(
         "--net",
         metavar="END",
@@ -100,7 +100,7 @@ def register(subparsers: Subparsers) -> None:
     running.add_argument(
         "--input", metavar="FILE", type=Path, help="type the lines of FILE; no keyboard then"
     )
-    running.add_argument("--max-ticks", metavar="N", type=_whole, help="end after so many instructions")
+    running.add_argument("--max-ticks", metavar="N", type=whole, help="end after so many instructions")
     running.add_argument("--timeout", metavar="S", type=float, help="end after so many seconds")
     running.add_argument("--embed", action="store_true", help="put the disk images into the trace")
     running.add_argument(
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     """Record, and print the result."""
     output = _output(args)
     limits = _limits(args)
-    script = _script(args.input)
+    script = read_script(args.input)
     nets = _nets(args)
 
     from tt.cli import keyboard
@@ -158,17 +158,17 @@ def run(args: argparse.Namespace) -> int:
 
     with ExitStack() as stack:
         if nets:
-            network = connect(nets, _say)
+            network = connect(nets, say, config.epoch)
             stack.callback(network.close)
             source.network = network
             for card, net in enumerate(nets):
                 for forward in net.forwards:
                     where = f"{forward.protocol} port {forward.host_port} of {forward.address}"
-                    _say(f"network card {card}: {where} is the guest's {forward.guest_port}")
+                    say(f"network card {card}: {where} is the guest's {forward.guest_port}")
         if interactive:
             for line in config.description:
-                _say(line)
-            _say(
+                say(line)
+            say(
                 f"recording into {output}.  Ctrl-C or Ctrl-A x ends it, "
                 "Ctrl-A c sends Ctrl-C to the guest, Ctrl-A h: help"
             )
@@ -200,7 +200,7 @@ def run(args: argparse.Namespace) -> int:
         print(file=sys.stderr)
     told, *rest = summary(recording)
     for line in (told, *(network.told() if nets else ()), *rest):
-        _say(line)
+        say(line)
     return 0
 
 
@@ -217,7 +217,7 @@ def facts(recording: Recording) -> dict[str, Any]:
         "events": sum(recording.counts.values()),
         "kinds": {kind_name(kind): number for kind, number in sorted(recording.counts.items())},
         "digests": recording.digests,
-    }
+    } | ({"network": recording.network} if recording.network else {})
 
 
 def summary(recording: Recording) -> list[str]:
@@ -267,19 +267,20 @@ def _limits(args: argparse.Namespace) -> dict[str, Any]:
         if not 0 < args.timeout < float("inf"):
             raise UsageError(f"--timeout {args.timeout}: give seconds above 0")
         limits["timeout_s"] = args.timeout
-    if args.epoch is not None and args.epoch > _LAST_EPOCH:
+    if args.epoch is not None and args.epoch > LAST_EPOCH:
         raise UsageError(f"--epoch {args.epoch}: give seconds since 1970, before the year 10000")
     return limits
 
 
-def _script(path: Path | None) -> bytes | None:
+def read_script(path: Path | None) -> bytes | None:
+    """Return the text of a script; raises `BadInput`."""
     try:
         return None if path is None else path.read_bytes()
     except OSError as e:
         raise BadInput(f"cannot read --input {path}: {e.strerror or e}") from None
 
 
-def _whole(text: str) -> int:
+def whole(text: str) -> int:
     """Return a whole number that may be written 2_000_000 or 2,000,000."""
     digits = text.replace(",", "").replace("_", "")
     if not digits.isascii() or not digits.isdigit() or len(digits) > 18:
@@ -299,5 +300,6 @@ def _say_raw(text: str) -> None:
     print(f"\n{text}".replace("\n", "\r\n"), end="", file=sys.stderr, flush=True)
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line about the recording."""
     print(f"tt: {line}", file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ A blob row of the `blobs` table:
 
 from __future__ import annotations
 
+import threading
 from hashlib import blake2b
 
 import zstandard
@@ -21,7 +22,14 @@ MAX_BLOB = 64 << 20
 LEVEL = 1  # for blocks and pages: they are packed while the guest runs
 _SMALLEST_WORTH_PACKING = 64
 
-_compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False)
+
+class _Local(threading.local):
+    # A compressor is for one thread at a time, and each trace under way has a thread that writes it.
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False)
+
+
+_local = _Local()
 
 
 def contents_digest(data: bytes) -> bytes:
@@ -33,7 +41,7 @@ def pack(data: bytes) -> bytes:
     """Return `data` compressed, or unchanged where that would not make it smaller."""
     if len(data) < _SMALLEST_WORTH_PACKING:
         return data
-    packed = _compressor.compress(data)
+    packed = _local.compressor.compress(data)
     return packed if len(packed) < len(data) else data
 
 

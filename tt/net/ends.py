@@ -12,7 +12,7 @@ class End(Protocol):
     """The far end of a cable.
 
     Nothing here blocks, and nothing raises once the end is open: a peer that is dead or slow loses
-    frames, as it would on a cable.
+    frames, as it would on a cable.  `now_ns` is guest time.
     """
 
     name: str
@@ -29,12 +29,16 @@ class End(Protocol):
         """Return the descriptor that is readable when `receive` has something to do, or -1."""
         ...
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes, now_ns: int = 0) -> None:
         """Take a frame from the guest."""
         ...
 
-    def receive(self, most: int) -> list[bytes]:
+    def receive(self, most: int, now_ns: int = 0) -> list[bytes]:
         """Return at most `most` of the frames that have come for the guest, the oldest first."""
+        ...
+
+    def due_ns(self) -> int | None:
+        """Return the guest time at which a frame comes next, None where only its peer knows."""
         ...
 
     def close(self) -> None:
@@ -55,13 +59,17 @@ class Nothing:
         """Return -1: there is nothing to wait for."""
         return -1
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes, now_ns: int = 0) -> None:
         """Lose a frame."""
         self.lost += 1
 
-    def receive(self, most: int) -> list[bytes]:
+    def receive(self, most: int, now_ns: int = 0) -> list[bytes]:
         """Return nothing."""
         return []
+
+    def due_ns(self) -> int | None:
+        """Return None: nothing will come."""
+        return None
 
     def close(self) -> None:
         """Do nothing."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tt.events import Event, Kind
+from tt.net.capture import Player
 from tt.net.ends import End
 from tt.net.link import Conditions, Link
 
@@ -27,12 +28,21 @@ class Cable:
     """Frames that the guest sent."""
     dropped: int = 0
     """Frames that came while nobody listened in the guest, or too many at once."""
+    plugged: bool = True
+    """False: somebody pulled it out."""
+    overflowed: int = 0
+    """Frames for which a bad cable had no room."""
 
     def __post_init__(self) -> None:
         self.inwards, self.outwards = Link(self.conditions, 0), Link(self.conditions, 1)
         self.coming: list[tuple[int, int, bytes]] = []  # heaps of (guest ns, order, frame)
         self.going: list[tuple[int, int, bytes]] = []
         self.up: bool | None = None  # what the guest was told; at power-on a cable is plugged in
+
+    @property
+    def lost(self) -> int:
+        """Frames of either direction that the cable lost, and those of the guest that nobody took."""
+        return self.end.lost + self.inwards.lost + self.outwards.lost + self.overflowed
 
 
 class Network:
@@ -54,18 +64,21 @@ class Network:
         """Take a frame that the guest sent at guest time `now_ns`."""
         cable = self.cables[card]
         cable.sent += 1
-        if cable.conditions.perfect:
-            cable.end.send(frame)
-            return
-        for at, what in cable.outwards.carry(now_ns, frame):
-            self._put(cable.going, at, what)
+        if not cable.plugged:
+            cable.outwards.lost += 1
+        elif cable.conditions.perfect:
+            cable.end.send(frame, now_ns)
+        else:
+            for at, what in cable.outwards.carry(now_ns, frame):
+                self._put(cable, cable.going, at, what)
 
     def poll(self, now_ns: int) -> bool:
         """Move what is due at guest time `now_ns`; return whether something is there for the guest."""
         waiting = bool(self._arrived)
         for card, cable in enumerate(self.cables):
             while cable.going and cable.going[0][0] <= now_ns:
-                cable.end.send(heapq.heappop(cable.going)[2])
+                at, _order, frame = heapq.heappop(cable.going)
+                cable.end.send(frame, at)
             if not waiting:
                 self._look(card, cable, now_ns)
         return bool(self._arrived)
@@ -78,13 +91,32 @@ class Network:
 
     def due_ns(self, now_ns: int) -> int | None:
         """Return the guest time after `now_ns` at which something in a cable is due next, or None."""
-        heads = (heap[0][0] for cable in self.cables for heap in (cable.coming, cable.going) if heap)
+        heads = [heap[0][0] for cable in self.cables for heap in (cable.coming, cable.going) if heap]
+        heads += [at for cable in self.cables if (at := cable.end.due_ns()) is not None]
         return min((at for at in heads if at > now_ns), default=None)
 
     def descriptors(self) -> list[int]:
-        """Return the descriptors that become readable when something comes from outside."""
-        found = (cable.end.fileno() for cable in self.cables)
-        return [descriptor for descriptor in found if descriptor >= 0]
+        """Return the descriptors that become readable when something comes from outside.
+
+        Not those of cards that have no room: what waits there would end each sleep at once.
+        """
+        found = []
+        for card, cable in enumerate(self.cables):
+            reads = self.room(card) != 0 if cable.conditions.perfect else len(cable.coming) < _ON_THE_WAY
+            if reads and (descriptor := cable.end.fileno()) >= 0:
+                found.append(descriptor)
+        return found
+
+    def plug(self, card: int, plugged: bool) -> None:
+        """Plug the cable of a card in, or pull it out; the guest sees it at the next look."""
+        self.cables[card].plugged = plugged
+
+    def counters(self) -> list[dict[str, int]]:
+        """Return what became of each card's frames, by name."""
+        return [
+            {"received": c.received, "sent": c.sent, "dropped": c.dropped, "lost": c.lost}
+            for c in self.cables
+        ]
 
     def told(self) -> list[str]:
         """Return in a line for each card how many frames came and went, and how many were lost."""
@@ -94,7 +126,7 @@ class Network:
             losses = (
                 (cable.dropped, "came while nobody listened"),
                 (cable.end.lost, "were not taken"),
-                (cable.inwards.lost + cable.outwards.lost, "were lost on the cable"),
+                (cable.lost - cable.end.lost, "were lost on the cable"),
             )
             lines.append("; ".join([line, *(f"{number:,} {what}" for number, what in losses if number)]))
         return lines
@@ -108,29 +140,37 @@ class Network:
 
     def _look(self, card: int, cable: Cable, now_ns: int) -> None:
         room = self.room(card)
+        end = cable.end
+        if room is None and isinstance(end, Player) and not end.started:
+            return  # a capture begins when somebody listens
         most = _A_LOOK if room is None else min(room, _A_LOOK)
         if cable.conditions.perfect:
-            frames = cable.end.receive(most)
+            frames = end.receive(most, now_ns)
         else:
             if len(cable.coming) < _ON_THE_WAY:
-                for frame in cable.end.receive(_A_LOOK):
+                for frame in end.receive(_A_LOOK, now_ns):
                     for at, what in cable.inwards.carry(now_ns, frame):
-                        self._put(cable.coming, at, what)
+                        self._put(cable, cable.coming, at, what)
             frames = []
             while cable.coming and cable.coming[0][0] <= now_ns and len(frames) < most:
                 frames.append(heapq.heappop(cable.coming)[2])
-        up = cable.end.up
-        if up != (cable.up is not False):
-            self._arrived.append((Kind.LINK, card, int(up), b""))
+        up, was = cable.plugged and end.up, cable.up is not False
         cable.up = up
-        if room is None:
+        if up and not was:  # before what comes by it; where it goes down, what came before is first
+            self._arrived.append((Kind.LINK, card, 1, b""))
+        if not cable.plugged:
+            cable.inwards.lost += len(frames)
+        elif room is None and was:
             cable.dropped += len(frames)
-            return
-        cable.received += len(frames)
-        for frame in frames:
-            self._arrived.append((Kind.FRAME_IN, card, 0, frame))
+        else:  # a card that had no link says that it has no room
+            cable.received += len(frames)
+            self._arrived += ((Kind.FRAME_IN, card, 0, frame) for frame in frames)
+        if was and not up:
+            self._arrived.append((Kind.LINK, card, 0, b""))
 
-    def _put(self, heap: list[tuple[int, int, bytes]], at: int, frame: bytes) -> None:
+    def _put(self, cable: Cable, heap: list[tuple[int, int, bytes]], at: int, frame: bytes) -> None:
         if len(heap) < _ON_THE_WAY:
             self._order += 1
             heapq.heappush(heap, (at, self._order, frame))
+        else:
+            cable.overflowed += 1

@@ -2,6 +2,7 @@
 
 none | user | stream:unix:PATH | stream:HOST:PORT | pcap:FILE
     ,listen                 (stream) wait for a peer instead of connecting
+    ,at=5s                  (pcap) guest time of the first frame that is played
     ,forward=[tcp:|udp:][ADDRESS:]HOST_PORT-GUEST_PORT      (user), may be repeated
     ,model=NAME  ,mac=52:54:00:12:34:56                     the card
     ,latency=10ms  ,rate=100mbit                            of guest time, each way
@@ -13,8 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
 
 from tt.errors import UsageError
+from tt.net.capture import Player, Writer, read_capture
 from tt.net.ends import End, Nothing, Silence
 from tt.net.link import Conditions
 from tt.net.network import Cable, Network
@@ -35,6 +39,7 @@ class NetSpec:
     kind: str
     where: str = ""
     listen: bool = False
+    at_ns: int | None = None
     forwards: tuple[Forward, ...] = ()
     model: str = ""
     mac: str = ""
@@ -49,6 +54,8 @@ class NetSpec:
         """Return it as it may be typed, without the card."""
         words = [f"{self.kind}:{self.where}" if self.where else self.kind]
         words += ["listen"] * self.listen
+        if self.at_ns is not None:
+            words.append(f"at={self.at_ns}ns")
         words += [f"forward={forward}" for forward in self.forwards]
         c = self.conditions
         if c.latency_ns:
@@ -72,6 +79,8 @@ def parse_net(text: str) -> NetSpec:
         name, equals, value = option.partition("=")
         if name == "listen" and not equals and kind == "stream":
             spec = replace(spec, listen=True)
+        elif name == "at" and value and kind == "pcap":
+            spec = replace(spec, at_ns=_amount(f"--net {text}: {option}", value, _TIMES, "10ms"))
         elif name == "forward" and value and kind == "user":
             spec = replace(spec, forwards=(*spec.forwards, parse_forward(value)))
         elif name == "model" and value:
@@ -83,6 +92,25 @@ def parse_net(text: str) -> NetSpec:
         else:
             raise UsageError(f"--net {text}: {option!r} is no option of {kind!r} (see tt record --help)")
     return spec
+
+
+def parse_cable(text: str) -> Conditions:
+    """Return what `latency=1ms,loss=1%` says of a cable; raises `UsageError`."""
+    conditions = Conditions()
+    for option in text.split(","):
+        name, _, value = option.partition("=")
+        if name not in (*_CHANCES, "latency", "rate", "seed") or not value:
+            raise UsageError(
+                f"--cable {text}: {option!r} is nothing that a cable has: give latency=1ms, rate=100mbit, "
+                "loss=1%, duplicate=1%, reorder=1%, corrupt=1% or seed=N"
+            )
+        conditions = _with(conditions, name, value, text, "--cable")
+    return conditions
+
+
+def parse_time(option: str, text: str) -> int:
+    """Return ns from `30s` or `100us`; raises `UsageError` that names `option`."""
+    return _amount(f"{option} {text}", text, _TIMES, "10ms")
 
 
 def add_forwards(nets: Sequence[NetSpec], forwards: Sequence[str]) -> list[NetSpec]:
@@ -114,12 +142,17 @@ def cards(nets: Sequence[NetSpec], machine: str, number: int = 0) -> tuple[NetCo
     return tuple(found)
 
 
-def connect(nets: Sequence[NetSpec], say: Callable[[str], None] = lambda line: None) -> Network:
-    """Open all ends; raises `TTError`, having closed those that were open."""
+def connect(
+    nets: Sequence[NetSpec], say: Callable[[str], None] = lambda line: None, epoch: int = 0
+) -> Network:
+    """Open all ends; raises `TTError`, having closed those that were open.
+
+    `say` is told what happens to them later, in lines; `epoch` is the guest's wall clock at power-on.
+    """
     cables: list[Cable] = []
     try:
         for net in nets:
-            cables.append(Cable(_open(net, say), net.conditions))
+            cables.append(Cable(_open(net, say, epoch), net.conditions))
     except BaseException:
         for cable in cables:
             cable.end.close()
@@ -127,34 +160,47 @@ def connect(nets: Sequence[NetSpec], say: Callable[[str], None] = lambda line: N
     return Network(cables)
 
 
-def _open(net: NetSpec, say: Callable[[str], None]) -> End:
+def _open(net: NetSpec, say: Callable[[str], None], epoch: int) -> End:
     match net.kind:
         case "user":
             return Passt(net.forwards, say)
         case "stream":
             return open_stream(net.where, listen=net.listen, say=say)
+        case "pcap":
+            path = Path(net.where)
+            if path.exists():
+                return Player(f"pcap:{path}", read_capture(path), net.at_ns)
+            return Writer(path, epoch=epoch, say=say)
         case "off":
             return Silence()
     return Nothing()
 
 
-def _with(conditions: Conditions, name: str, value: str, text: str) -> Conditions:
+def _with(conditions: Conditions, name: str, value: str, text: str, verb: str = "--net") -> Conditions:
     if name in _CHANCES:
         found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(%?)", value)
         chance = float(found[1]) / (100 if found[2] else 1) if found else 2.0
         if not 0 <= chance <= 1:
-            raise UsageError(f"--net {text}: {name}={value}: give a share, 1% or 0.01")
+            raise UsageError(f"{verb} {text}: {name}={value}: give a share, 1% or 0.01")
         chances = {each: getattr(conditions, each) for each in _CHANCES} | {name: chance}
         return replace(conditions, **chances)
     if name == "seed":
         if not value.isdigit():
-            raise UsageError(f"--net {text}: seed={value}: give a whole number")
+            raise UsageError(f"{verb} {text}: seed={value}: give a whole number")
         return replace(conditions, seed=int(value))
-    units, example = (_TIMES, "10ms") if name == "latency" else (_RATES, "100mbit")
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([a-z]+)", value.lower())
-    if found is None or found[2] not in units:
-        raise UsageError(f"--net {text}: {name}={value}: give {example} (units: {', '.join(units)})")
-    amount = int(float(found[1]) * units[found[2]])
     if name == "latency":
-        return replace(conditions, latency_ns=amount)
-    return replace(conditions, bits_per_s=amount)
+        return replace(
+            conditions, latency_ns=_amount(f"{verb} {text}: {name}={value}", value, _TIMES, "10ms")
+        )
+    return replace(conditions, bits_per_s=_amount(f"{verb} {text}: {name}={value}", value, _RATES, "100mbit"))
+
+
+def _amount(where: str, value: str, units: dict[str, int], example: str) -> int:
+    """Return what `value` says in the smallest of `units`; raises `UsageError` that begins with `where`."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,12})?)([a-z]+)", value.lower())
+    if found is None or found[2] not in units:
+        raise UsageError(f"{where}: give {example} (units: {', '.join(units)})")
+    amount = int(Decimal(found[1]) * units[found[2]])
+    if amount >= 1 << 62:
+        raise UsageError(f"{where} is more than there can be")
+    return amount

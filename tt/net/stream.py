@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import stat
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -19,13 +20,16 @@ from tt.net.ends import MAX_FRAME, MIN_FRAME
 _LENGTH = struct.Struct(">I")
 _READ_BYTES = 256 << 10
 _WAITING_BYTES = 1 << 20  # frames that a slow peer has not taken yet
+_CONNECT_S = 5.0
+_MOST_SAID = 5  # a peer that comes and goes is told of no more often
 
 
 class Stream:
     """A cable's end at a connected socket, or at one that listens for a peer.
 
     `say` is told in a line when the peer goes or sends something that is no frame.  A listening end
-    waits for the next peer then; a connected one stays down.
+    waits for the next peer then; a connected one stays down.  What the peer sent before it went
+    still arrives.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Stream:
         self._in = bytearray()
         self._frames: deque[bytes] = deque()
         self._out = bytearray()
+        self._goings = 0
         if listening is not None:
             listening.setblocking(False)
         if peer is not None:
@@ -53,15 +58,15 @@ class Stream:
 
     @property
     def up(self) -> bool:
-        """Whether there is a peer."""
-        return self._peer is not None
+        """Whether there is a peer, or something left that it sent."""
+        return self._peer is not None or bool(self._frames)
 
     def fileno(self) -> int:
         """Return the descriptor to wait for, -1 if there is none any more."""
         active = self._peer or self._listening
         return -1 if active is None else active.fileno()
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes, now_ns: int = 0) -> None:
         """Send a frame, or lose it where the peer is gone or does not take any more."""
         if self._peer is None or len(self._out) > _WAITING_BYTES:
             self.lost += 1
@@ -70,18 +75,21 @@ class Stream:
         self._out += frame
         self._push()
 
-    def receive(self, most: int) -> list[bytes]:
+    def receive(self, most: int, now_ns: int = 0) -> list[bytes]:
         """Return frames that have come."""
-        if self._peer is None and not self._accepted():
-            return []
-        self._push()
-        if len(self._frames) < most:
-            self._pull()
+        if self._peer is not None or (not self._frames and self._accepted()):
+            self._push()
+            if len(self._frames) < most:
+                self._pull()
         frames = self._frames
         if len(frames) <= most:
             self._frames = deque()
             return list(frames)
         return [frames.popleft() for _ in range(most)]
+
+    def due_ns(self) -> int | None:
+        """Return None: when something comes is up to the peer."""
+        return None
 
     def close(self) -> None:
         """Close the sockets, and remove what listening made."""
@@ -156,7 +164,10 @@ class Stream:
         if self._peer is not None:
             self._peer.close()
             self._peer = None
-            self._say(f"{self.name} is gone ({why}): the guest's cable is unplugged")
+            self._goings += 1
+            if self._goings <= _MOST_SAID:
+                more = "; no more is said of it" if self._goings == _MOST_SAID else ""
+                self._say(f"{self.name} is gone ({why}): the guest's cable is unplugged{more}")
 
 
 def open_stream(where: str, *, listen: bool, say: Callable[[str], None] = lambda line: None) -> Stream:
@@ -188,6 +199,7 @@ def open_stream(where: str, *, listen: bool, say: Callable[[str], None] = lambda
             made.bind(address)
             made.listen(1)
             return Stream(name, None, listening=made, say=say, remove=remove)
+        made.settimeout(_CONNECT_S)
         made.connect(address)
         return Stream(name, made, say=say)
     except OSError as e:
@@ -198,7 +210,9 @@ def open_stream(where: str, *, listen: bool, say: Callable[[str], None] = lambda
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens at any more."""
+    """Remove a socket that nobody listens at any more, and nothing else."""
+    if not Path(path).exists() or not stat.S_ISSOCK(Path(path).stat().st_mode):
+        return
     with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
         try:
             probe.connect(path)

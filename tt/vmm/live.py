@@ -19,7 +19,7 @@ COMMIT_EVERY_S = 0.5
 _LINE_GAP_NS = 20_000_000  # guest time that a prompt must stand before the next line is typed
 
 
-def seeded_entropy(seed: int) -> Callable[[int], bytes]:
+def seeded_entropy(seed: int | str) -> Callable[[int], bytes]:
     """Return a stand-in for `os.urandom` that gives the same bytes for the same seed."""
     return random.Random(seed).randbytes
 
@@ -48,6 +48,10 @@ class Network(Protocol):
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that become readable when something comes from outside."""
+        ...
+
+    def counters(self) -> list[dict[str, int]]:
+        """Return what became of each card's frames, by name: received, sent, dropped, lost."""
         ...
 
     def close(self) -> None:
