@@ -214,9 +214,7 @@ def _cables(texts: list[str], images: dict[str, Path]) -> dict[str, Conditions]:
         if "latency=" not in text:
             found = replace(found, latency_ns=LATENCY_NS)
         elif not found.latency_ns:
-            raise UsageError(
-                f"--cable {text}: the latency is to be above 0: that is what lets guests run apart"
-            )
+            raise UsageError(f"--cable {text}: the latency is to be above 0, for guests to run apart")
         if colon:
             own[name] = found
         else:

@@ -62,7 +62,7 @@ class Switch:
     """
 
     def __init__(self, cables: Sequence[Conditions], table: Table | None = None) -> None:
-        self.table = table or Table()
+        self.table = Table() if table is None else table
         self.flooded = 0
         """Frames that went to all ports, the receiver's not being known or being a group."""
         self.lost = 0

@@ -1,0 +1,172 @@
+"""Guests behind one switch: each recorded alone, the same each time, their frames at exact times."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from cli_rig import Inside
+from denali_net_rig import EPOCH, ROUNDS, build_pingpong, net_config
+from parents_rig import replays
+
+from tt.errors import UsageError
+from tt.events import Kind
+from tt.fleet.lan import Guest, open_lan
+from tt.log import Trace
+from tt.net.link import Conditions
+from tt.recording import Recording
+from tt.replay import verify
+from tt.vmm.config import NetConfig, default_mac
+from tt.vmm.configure import configure_denali
+
+L = 50_000
+
+
+@pytest.fixture(scope="module")
+def pingpong(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the guest of `pingpong.c`."""
+    return build_pingpong(tmp_path_factory.mktemp("pingpong"))
+
+
+def play(
+    guest: Path,
+    folder: Path,
+    *cables: Conditions,
+    max_ns: int = 1 << 60,
+    models: tuple[str, str] = ("denali", "classic"),
+) -> list[Recording]:
+    """Record two guests in a folder."""
+    folder.mkdir()
+    guests = []
+    for number, model in enumerate(models):
+        config = configure_denali(guest, epoch=EPOCH, nets=[NetConfig(model, default_mac(0, number))])
+        guests.append(
+            Guest(f"m{number}", config, folder / f"m{number}.tt", cables=cables[number : number + 1])
+        )
+    lan = open_lan(guests, seed=1)
+    try:
+        return lan.run(max_ns=max_ns)
+    finally:
+        lan.close()
+
+
+def story(path: Path) -> tuple[object, ...]:
+    """Return what of a trace must not depend on the host."""
+    with Trace.open(path) as trace:
+        assert trace.sealed
+        return (
+            trace.end_tick,
+            trace.reason,
+            trace.summary["network"],
+            list(trace.digests()),
+            list(trace.events()),
+        )
+
+
+def test_two_guests_play_and_each_trace_replays_alone(pingpong: Path, tmp_path: Path) -> None:
+    first, second = play(pingpong, tmp_path / "game", Conditions(latency_ns=L), Conditions(latency_ns=3 * L))
+    assert first.reason == second.reason == "terminated with status 0"
+    frames = []
+    for result in (first, second):
+        assert result.path is not None
+        replays(result.path)
+        with Trace.open(result.path) as trace:
+            console = "\n".join(text for _, _, text in trace.console_lines())
+            assert re.search(rf"{ROUNDS} rounds in \d+ us, 0 sent again", console), console
+            frames.append([(f.incoming, trace.ns_at_tick(f.tick), f.data) for f in trace.frames()])
+    # Each frame is two cables away, to the nanosecond but for the tick (4 ns) at which a guest gets it.
+    for one, other in (frames, frames[::-1]):
+        sent = [(at, data) for incoming, at, data in one if not incoming]
+        came = [(at, data) for incoming, at, data in other if incoming]
+        assert len(sent) - 2 <= len(came) <= len(sent) and len(came) >= ROUNDS
+        for (left, what), (arrived, found) in zip(sent[-len(came) :], came, strict=True):
+            assert what == found and 4 * L <= arrived - left < 4 * L + 8
+
+
+def test_the_same_run_comes_out_each_time(pingpong: Path, tmp_path: Path) -> None:
+    bad = Conditions(latency_ns=L, bits_per_s=10_000_000, loss=0.1, duplicate=0.1, reorder=0.1, seed=5)
+    for name in ("a", "b"):
+        play(pingpong, tmp_path / name, bad, bad, max_ns=300_000_000)
+    for machine in ("m0.tt", "m1.tt"):
+        assert story(tmp_path / "a" / machine) == story(tmp_path / "b" / machine)
+    with Trace.open(tmp_path / "a/m0.tt") as trace:
+        assert sum(event.kind is Kind.FRAME_IN for event in trace.events()) > 20
+        assert verify(trace).good
+
+
+def test_a_run_ends_at_a_time_of_the_guests(pingpong: Path, tmp_path: Path) -> None:
+    for result in play(pingpong, tmp_path / "game", max_ns=5_000_000):
+        assert result.reason == "reached 5,000,000 ns of guest time"
+        assert 4_000_000 < result.guest_ns < 5_001_000
+        assert result.path is not None
+        replays(result.path)
+
+
+def test_a_cable_without_latency_is_refused_and_nothing_is_left_open(pingpong: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs a latency above 0"):
+        play(pingpong, tmp_path / "game", Conditions())
+    with pytest.raises(UsageError, match="m0.tt exists already"):
+        guest = Guest("m0", net_config(pingpong, "denali"), tmp_path / "game/m0.tt")
+        open_lan([guest, guest])
+
+
+def test_the_command(pingpong: Path, inside: Inside) -> None:
+    words = ("lan", f"left={pingpong}", f"right={pingpong}", "--seed", 1, "--epoch", EPOCH)
+    done = inside(*words, "-o", "game")
+    out, err = done.stdout.decode(), done.stderr.decode()
+    assert re.search(rf"^left  \| {ROUNDS} rounds in ", out, re.M), out
+    assert re.search(rf"^right \| {ROUNDS} rounds in ", out, re.M), out
+    assert "tt: left: recorded game/left.tt; it ended: terminated with status 0\n" in err
+    assert "tt: right: frames: 102 received, 102 sent, 0 dropped, 0 lost\n" in err
+    assert "good: " in inside.out("verify", "game/right.tt")
+    info = inside.out("info", "game/left.tt")
+    assert re.search(r"^network card 0 .*52:54:00:74:00:00, connected to a switch with right$", info, re.M)
+    assert re.search(r"^frames of card 0 +102 received, 102 sent, 0 dropped, 0 lost$", info, re.M)
+    told = json.loads(inside.out(*words, "-o", "again", "--json", "--cable", "right:latency=1ms,loss=5%"))
+    assert [machine["name"] for machine in told["machines"]] == ["left", "right"]
+    assert told["switch"]["lost"] > 0 and told["machines"][0]["network"][0]["received"] > 80
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["{g}"], "one guest is no network: give two or more"),
+        (["a={g}", "a={g}"], "two guests are called 'a'"),
+        (["a/b={g}", "{g}"], "a/b={g}: give NAME=GUEST"),
+        (
+            ["{g}", "{g}", "--input", "x=y"],
+            "--input x=y: give NAME=FILE, once for each of pingpong-1, pingpong-2",
+        ),
+        (["{g}", "{g}", "--cable", "x:loss=1%"], "--cable x:loss=1%: no guest is called 'x'"),
+        (["{g}", "{g}", "--cable", "latency=0ms"], "--cable latency=0ms: the latency is to be above 0"),
+        (["{g}", "{g}", "--max-time", "5"], "--max-time 5: give 10ms (units: ns, us, ms, s)"),
+        (["{g}", "{g}", "--timeout", "0"], "--timeout 0.0: give seconds above 0"),
+        (["{g}", "{g}", "--model", "virtio"], "a denali machine has no card 'virtio': give denali, classic"),
+    ],
+)
+def test_wrong_use_is_told_in_a_line(pingpong: Path, inside: Inside, words: list[str], why: str) -> None:
+    done = inside("lan", *(word.format(g=pingpong) for word in words), code=2)
+    [line] = done.stderr.decode().splitlines()
+    assert why.format(g=pingpong) in line
+    assert not (inside.folder / "lan/pingpong-1.tt").exists()
+
+
+@pytest.mark.slow
+def test_two_debians_ping_each_other(debian_image: Path, inside: Inside) -> None:
+    (inside.folder / "a.txt").write_text(
+        "ifconfig eth0 10.1.0.1\nsleep 2\nping -c 3 10.1.0.2\nwget -qO- http://10.1.0.2/\n"
+    )
+    (inside.folder / "b.txt").write_text("ifconfig eth0 10.1.0.2\nsleep 6\nping -c 2 10.1.0.1\n")
+    words = ("lan", f"a={debian_image}", f"b={debian_image}", "--seed", 1, "--epoch", EPOCH)
+    for name in ("one", "two"):
+        done = inside(*words, "-o", name, "--input", "a=a.txt", "--input", "b=b.txt")
+        out = done.stdout.decode()
+        assert "a | 3 packets transmitted, 3 packets received, 0% packet loss" in out, out
+        assert "b | 2 packets transmitted, 2 packets received, 0% packet loss" in out
+        assert "a | <h1>It works</h1>" in out
+    for machine in ("a.tt", "b.tt"):
+        assert story(inside.folder / "one" / machine) == story(inside.folder / "two" / machine)
+        with Trace.open(inside.folder / "one" / machine) as trace:
+            assert verify(trace).good
