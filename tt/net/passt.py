@@ -107,11 +107,11 @@ class Passt(Stream):
             raise TTError(f"--net user: passt does not start: {self._complaint()}")
         super().__init__("passt", ours, say=say)
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes, now_ns: int = 0) -> None:
         """Send a frame without its padding: the passt of Debian 12 takes that for data of TCP."""
         if frame[12:14] == b"\x08\x00":
             frame = frame[: 14 + int.from_bytes(frame[16:18], "big")]
-        super().send(frame)
+        super().send(frame, now_ns)
 
     def close(self) -> None:
         """End passt."""
