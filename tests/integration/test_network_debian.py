@@ -207,22 +207,13 @@ def fetch(guest: Conversation, folder: Path, web: int, size: int) -> str:
     return wanted
 
 
-def send_back(guest: Conversation, size: int, wanted: str) -> None:
-    """Move the file from the guest to the host, which gets what it was."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        listening.settimeout(60)
-        guest.type(f"nc 10.0.2.2 {listening.getsockname()[1]} < /tmp/blob; echo S''ENT")
-        peer, _ = listening.accept()
-        with peer:
-            peer.settimeout(60)
-            digest, left = hashlib.sha256(), size
-            while left and (piece := peer.recv(MB)):
-                digest.update(piece)
-                left -= len(piece)
-    assert (left, digest.hexdigest()) == (0, wanted)
-    guest.wait_for("SENT\n")
+def fetch_back(port: int, wanted: str) -> None:
+    """Move the file from the guest's web server to the host, which gets what it was."""
+    digest = hashlib.sha256()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/blob", timeout=60) as blob:
+        while piece := blob.read(MB):
+            digest.update(piece)
+    assert digest.hexdigest() == wanted
 
 
 def test_a_hundred_megabytes_each_way_and_a_guest_that_means_no_good(
@@ -236,21 +227,24 @@ def test_a_hundred_megabytes_each_way_and_a_guest_that_means_no_good(
 
     def say(guest: Conversation) -> None:
         guest.wait_for(PROMPT)
-        send_back(guest, 100 * MB, fetch(guest, tmp_path, web, 100 * MB))
+        wanted = fetch(guest, tmp_path, web, 100 * MB)
+        guest.ask("httpd -c /dev/null -p 81 -h /tmp; echo UP''PED", "UPPED\n")
+        fetch_back(port, wanted)
         guest.ask("rm /tmp/blob; ifconfig eth0 mtu 68; ifconfig eth0 | grep -o MTU.*", "MTU:68 ")
         guest.ask(f"timeout 5 wget -qO- http://10.0.2.2:{web}/hello; echo TR''IED", "TRIED\n")
         guest.ask("ifconfig eth0 mtu 65535; ifconfig eth0 | grep -o MTU.*", "MTU:65535 ")
         guest.ask(
             f"wget -qO /tmp/flood http://10.0.2.2:{web}/flood; chmod +x /tmp/flood; echo G''OT", "GOT\n"
         )
-        sizes = guest.ask("/tmp/flood eth0 2", r"sizes: (\d+) sent, (\d+) refused\n")
+        sizes = guest.ask("/tmp/flood eth0 1", r"sizes: (\d+) sent, (\d+) refused\n")
         assert int(sizes[1]) > 100, sizes[0]
         assert int(guest.wait_for(r"flooded: (\d+)\n")[1]) > 1000
         guest.ask(f"wget -qO- http://10.0.2.2:{web}/hello", "hello from the host\n")
 
+    port = free_port()
     (tmp_path / "hello").write_text("hello from the host\n")
     with serving(tmp_path) as web:
-        talked = Conversation(debian_image, tmp_path / "big.tt", say, timeout_s=400)
+        talked = Conversation(debian_image, tmp_path / "big.tt", say, forwards=[f"{port}:81"], timeout_s=400)
     assert talked.said == []
     told, stored = frame_bytes(tmp_path / "big.tt")
     assert told > 200 * MB and stored < 1.1 * told
