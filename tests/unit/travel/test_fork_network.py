@@ -57,6 +57,9 @@ class Peer:
     def descriptors(self) -> list[int]:
         return []
 
+    def counters(self) -> list[dict[str, int]]:
+        return []
+
     def close(self) -> None:
         self.closed = True
 
