@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 
 import pytest
 from cli_rig import Inside
-from denali_net_rig import EPOCH, ROUNDS, build_pingpong, net_config
+from denali_net_rig import ECHO, EPOCH, ROUNDS, build, build_pingpong, net_config
 from parents_rig import replays
 
 from tt.errors import UsageError
 from tt.events import Kind
 from tt.fleet.lan import Guest, open_lan
-from tt.log import Trace
+from tt.log import BackgroundWriter, Trace
 from tt.net.link import Conditions
 from tt.recording import Recording
 from tt.replay import verify
+from tt.vmm import live
 from tt.vmm.config import NetConfig, default_mac
 from tt.vmm.configure import configure_denali
 
 L = 50_000
+
+# Sends to everybody, more than they take, and waits for the end.
+FLOOD = r"""
+#include "denali.h"
+
+static u8 frame[200];
+
+static bool never(void *unused)
+{
+    (void)unused;
+    return false;
+}
+
+int main(void)
+{
+    u64 taken = 0;
+    network_start(NULL);
+    for (u64 i = 0; i < sizeof frame; i++)
+        frame[i] = 0xff;
+    frame[6] = 2;
+    for (u64 i = 0; i < 400; i++)
+        taken += network_send(0, frame, sizeof frame) ? 1 : 0;
+    print("%lu sent\n", taken);
+    wait_until(never, NULL, DENALI_FOREVER);
+    return 0;
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +123,39 @@ def test_the_same_run_comes_out_each_time(pingpong: Path, tmp_path: Path) -> Non
     with Trace.open(tmp_path / "a/m0.tt") as trace:
         assert sum(event.kind is Kind.FRAME_IN for event in trace.events()) > 20
         assert verify(trace).good
+
+
+def test_a_flood_among_three_comes_out_the_same_however_the_host_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames wait for room in slow guests; commits, checkpoints and their delays change nothing of that."""
+    (tmp_path / "f").mkdir()
+    (tmp_path / "e").mkdir()
+    flood, echo = build(tmp_path / "f", FLOOD), build(tmp_path / "e", ECHO)
+
+    def run(name: str) -> list[tuple[object, ...]]:
+        (tmp_path / name).mkdir()
+        guests = []
+        for number, (guest, model) in enumerate([(flood, "denali"), (echo, "classic"), (echo, "denali")]):
+            config = configure_denali(guest, epoch=EPOCH, nets=[NetConfig(model, default_mac(0, number))])
+            guests.append(Guest(str(number), config, tmp_path / name / f"{number}.tt"))
+        lan = open_lan(guests, seed=1)
+        try:
+            lan.run(max_ns=2_000_000)
+        finally:
+            lan.close()
+        return [story(tmp_path / name / f"{number}.tt") for number in range(3)]
+
+    first = run("first")
+    received = [list(card)[0]["received"] for card in (told[2] for told in first)]
+    assert min(received[1:]) > 100, received
+    for number in range(3):
+        with Trace.open(tmp_path / f"first/{number}.tt") as trace:
+            assert verify(trace).good
+    chance = random.Random(1)
+    monkeypatch.setattr(live, "COMMIT_EVERY_S", 0.002)
+    monkeypatch.setattr(BackgroundWriter, "behind", property(lambda self: chance.random() < 0.5))
+    assert run("second") == first
 
 
 def test_a_run_ends_at_a_time_of_the_guests(pingpong: Path, tmp_path: Path) -> None:
