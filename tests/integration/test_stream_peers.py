@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -158,4 +160,51 @@ def test_a_qemu_guest_and_a_tt_guest_talk(debian_image: Path, tmp_path: Path, li
     [line] = talked.said
     assert line.startswith(f"stream:unix:{path} is gone (")
     with Trace.open(tmp_path / "q.tt") as trace:
+        assert verify(trace).good
+
+
+@pytest.mark.slow
+def test_a_peer_that_sends_garbage_to_a_debian(debian_image: Path, tmp_path: Path) -> None:
+    path = tmp_path / "net.sock"
+    chance = random.Random(9)
+    kinds = (b"\x08\x00", b"\x08\x06", b"\x86\xdd", b"\x81\x00", b"\x00\x40", b"\x88\xcc")
+
+    def garbage() -> bytes:
+        to = chance.choice((b"\xff" * 6, bytes.fromhex("525400740000"), bytes.fromhex("333300000001")))
+        size = chance.choice((0, 1, 20, 46, 1500, chance.randrange(65_536)))
+        # Often with the first byte of an IP header, so that it gets further.
+        return (
+            to
+            + b"\2garba"
+            + chance.choice(kinds)
+            + chance.choice((b"", b"\x45", b"\x60"))
+            + chance.randbytes(size)
+        )
+
+    def peer(count: int) -> socket.socket:
+        made = socket.socket(socket.AF_UNIX)
+        made.connect(str(path))
+        for _ in range(count):
+            frame = garbage()[:65_550]
+            made.sendall(len(frame).to_bytes(4, "big") + frame)
+        return made
+
+    def talk(guest: Conversation) -> None:
+        guest.wait_for(PROMPT)
+        guest.ask("ifconfig eth0 10.1.0.1; echo R''EADY", "READY")
+        with peer(2000) as first:
+            guest.ask("echo al''ive", "alive")
+            first.sendall(b"\xff" * 100)  # a length that none has: it is cut off
+            with peer(500):  # waits until that has happened
+                guest.ask("sleep 1; cat /sys/class/net/eth0/carrier", r"(?m)^1$")
+        for _ in range(20):
+            peer(5).close()
+        guest.ask("sleep 1; ifconfig eth0 | grep RX; echo still al''ive", "still alive")
+
+    talked = Conversation(debian_image, tmp_path / "g.tt", talk, nets=[f"stream:unix:{path},listen"])
+    assert "it sent a frame of 4,294,967,295 bytes" in talked.said[0] and len(talked.said) == 5
+    [counts] = talked.network.counters()
+    assert counts["received"] + counts["dropped"] >= 2000
+    with Trace.open(tmp_path / "g.tt") as trace:
+        assert trace.summary["network"] == [counts]
         assert verify(trace).good

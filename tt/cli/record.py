@@ -80,8 +80,8 @@ def register(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         help="a network card, connected to `none`, `user` (the host, through passt), stream:unix:PATH or "
-        "stream:HOST:PORT (QEMU's format; `,listen` waits there), or pcap:FILE; options follow after "
-        "commas, see docs/network.md (may be repeated)",
+        "stream:HOST:PORT (QEMU's format; `,listen` waits there), or pcap:FILE (played if it is there, else "
+        "written); options follow after commas, see docs/network.md (may be repeated)",
     )
     machine.add_argument(
         "--forward",

@@ -308,7 +308,9 @@ class Fork:
         self._closed = True
         try:
             ended = self.machine.ended or "the fork was closed"
-            self._live.end(ended, time.monotonic() - self._begin)
+            network = self._source.network
+            told = None if network is None else {"network": network.counters()}
+            self._live.end(ended, time.monotonic() - self._begin, told)
         finally:
             self._let_go()
         return self.path
