@@ -101,6 +101,9 @@ class Rain:
     def descriptors(self) -> list[int]:
         return []
 
+    def counters(self) -> list[dict[str, int]]:
+        return []
+
 
 def run(guest: Path, model: str, rain: Rain, counts: Counter[str] | None = None) -> tuple[int, float]:
     """Run a guest; return its ticks and the host's seconds, and count calls and events into `counts`."""

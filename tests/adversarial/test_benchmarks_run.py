@@ -28,6 +28,7 @@ QUICK = {
     "guest_disk": ["--rounds", "1", "--guest", "DEBIAN"],
     "startup": ["--rounds", "2"],
     "denali_network": ["--rounds", "1", "--frames", "64"],
+    "switch": ["--rounds", "1", "--frames", "200"],
 }
 # It builds a server and searches for minutes; test_chronus_bugs.py does the same.
 LONG = {"chronus_bugs"}
