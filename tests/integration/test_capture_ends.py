@@ -39,7 +39,6 @@ def test_frames_are_played_and_written(tmp_path: Path, inside: Inside) -> None:
     assert "good: " in inside.out("verify", "one.tt")
 
     # What the guest sends, in guest time.
-    inside("pcap", "one.tt", "-o", "both.pcapng")
     inside(
         "record",
         build_pingpong(tmp_path),
@@ -55,7 +54,6 @@ def test_frames_are_played_and_written(tmp_path: Path, inside: Inside) -> None:
     with Trace.open(tmp_path / "three.tt") as trace:
         sent = [(EPOCH * 10**9 + trace.ns_at_tick(f.tick), f.data) for f in trace.frames()]
     assert read_capture(tmp_path / "out.pcapng") == sent and len(sent) > 1
-    assert len(read_capture(tmp_path / "both.pcapng")) == 40
 
     done = inside("record", guest, "-o", "x.tt", "--net", f"pcap:{guest}", code=3)
     assert done.stderr.decode() == f"tt: {guest} cannot be played: it is neither pcap nor pcapng\n"

@@ -158,6 +158,7 @@ def test_passt_is_killed_in_the_middle_of_a_transfer(debian_image: Path, tmp_pat
 @needs_passt
 def test_tt_is_killed_and_passt_ends_with_it(pingpong: Path, tt: TT) -> None:
     with recording(tt, pingpong, "--net", "user") as (process, passt):
+        assert listeners([process.pid, passt]) == set()  # nothing was forwarded
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert soon(lambda: not alive(passt)), "passt was left behind"
@@ -209,12 +210,6 @@ def test_nothing_listens_beyond_the_loopback_without_being_told(pingpong: Path, 
             ("tcp", "0.0.0.0", outer),
             ("tcp", "127.0.0.1", stream),
         }
-
-
-@needs_passt
-def test_with_nothing_forwarded_nothing_listens(pingpong: Path, tt: TT) -> None:
-    with recording(tt, pingpong, "--net", "user") as (process, passt):
-        assert listeners([process.pid, passt]) == set()
 
 
 # ---- what is in the way

@@ -44,7 +44,7 @@ def started(tt: TT, *words: object) -> Iterator[subprocess.Popen[bytes]]:
         process.communicate()
 
 
-@pytest.mark.parametrize("kind", ["unix", "tcp"])
+@pytest.mark.parametrize("kind", ["unix", pytest.param("tcp", marks=pytest.mark.slow)])
 def test_two_recordings_talk_by_a_stream(tt: TT, tmp_path: Path, kind: str) -> None:
     guest = build_pingpong(tmp_path)
     where = f"stream:127.0.0.1:{free_port()}" if kind == "tcp" else f"stream:unix:{tmp_path}/net.sock"

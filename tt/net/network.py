@@ -13,6 +13,7 @@ from tt.net.ends import End
 from tt.net.link import Conditions, Link
 
 _ON_THE_WAY = 4096  # frames in a cable with latency, each way
+_HELD_BYTES = 64 << 20  # the same of both ways together, in bytes
 _A_LOOK = 256  # most frames taken from an end at once
 
 
@@ -32,6 +33,8 @@ class Cable:
     """False: somebody pulled it out."""
     overflowed: int = 0
     """Frames for which a bad cable had no room."""
+    held_bytes: int = 0
+    """Bytes of the frames on their way in it."""
 
     def __post_init__(self) -> None:
         self.inwards, self.outwards = Link(self.conditions, 0), Link(self.conditions, 1)
@@ -78,6 +81,7 @@ class Network:
         for card, cable in enumerate(self.cables):
             while cable.going and cable.going[0][0] <= now_ns:
                 at, _order, frame = heapq.heappop(cable.going)
+                cable.held_bytes -= len(frame)
                 cable.end.send(frame, at)
             if not waiting:
                 self._look(card, cable, now_ns)
@@ -154,6 +158,7 @@ class Network:
             frames = []
             while cable.coming and cable.coming[0][0] <= now_ns and len(frames) < most:
                 frames.append(heapq.heappop(cable.coming)[2])
+                cable.held_bytes -= len(frames[-1])
         up, was = cable.plugged and end.up, cable.up is not False
         cable.up = up
         if up and not was:  # before what comes by it; where it goes down, what came before is first
@@ -169,8 +174,9 @@ class Network:
             self._arrived.append((Kind.LINK, card, 0, b""))
 
     def _put(self, cable: Cable, heap: list[tuple[int, int, bytes]], at: int, frame: bytes) -> None:
-        if len(heap) < _ON_THE_WAY:
+        if len(heap) < _ON_THE_WAY and cable.held_bytes < _HELD_BYTES:
             self._order += 1
+            cable.held_bytes += len(frame)
             heapq.heappush(heap, (at, self._order, frame))
         else:
             cable.overflowed += 1

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from tt.events import Event, Kind
 
 _WAITING = 4096  # frames that may wait for one card
+_SENT_BYTES = 64 << 20  # of what is sent in a window
+_FRAME_BYTES = 200  # what a frame needs besides its bytes
 
 
 class Ports:
@@ -24,6 +26,8 @@ class Ports:
         self.sent = [0] * cards
         self.received = [0] * cards
         self.dropped = [0] * cards
+        self.lost = [0] * cards
+        self._out_bytes = 0
         self._out: list[tuple[int, int, bytes]] = []
         self._coming: list[list[tuple[int, int, bytes]]] = [[] for _ in range(cards)]
         self._order = 0
@@ -35,7 +39,7 @@ class Ports:
 
     def fetch(self) -> list[tuple[int, int, bytes]]:
         """Return, and forget, what the machine sent: (guest ns, card, frame) in order."""
-        out, self._out = self._out, []
+        out, self._out, self._out_bytes = self._out, [], 0
         return out
 
     def bring(self, card: int, at_ns: int, frame: bytes) -> None:
@@ -56,6 +60,10 @@ class Ports:
     def send(self, card: int, frame: bytes, now_ns: int) -> None:
         """Take a frame that the guest sent at guest time `now_ns`."""
         self.sent[card] += 1
+        if self._out_bytes >= _SENT_BYTES:
+            self.lost[card] += 1
+            return
+        self._out_bytes += len(frame) + _FRAME_BYTES
         self._out.append((now_ns, card, frame))
 
     def poll(self, now_ns: int) -> bool:
@@ -103,8 +111,10 @@ class Ports:
     def counters(self) -> list[dict[str, int]]:
         """Return what became of each card's frames."""
         return [
-            {"received": received, "sent": sent, "dropped": dropped, "lost": 0}
-            for received, sent, dropped in zip(self.received, self.sent, self.dropped, strict=True)
+            {"received": received, "sent": sent, "dropped": dropped, "lost": lost}
+            for received, sent, dropped, lost in zip(
+                self.received, self.sent, self.dropped, self.lost, strict=True
+            )
         ]
 
     def close(self) -> None:

@@ -19,7 +19,8 @@ AGEING_NS = 300_000_000_000
 """An address that sent nothing for this long is forgotten (802.1D, table 7-5)."""
 MOST_ADDRESSES = 4096
 """Addresses that are remembered; beyond, the one that was silent for longest is forgotten."""
-_ON_THE_WAY = 65_536  # frames inside the switch and its cables at a time
+_ON_THE_WAY = 64 << 20  # bytes of the frames in the cables to the switch, at a time
+_FRAME_BYTES = 200  # what a frame needs besides its bytes
 _RESERVED = bytes.fromhex("0180c20000")
 
 
@@ -72,6 +73,7 @@ class Switch:
         # On the way to the switch: (ns at the switch, port, order, frame).  Two ports' frames of one
         # instant are taken in the order of the ports, one port's in the order in which they were sent.
         self._coming: list[tuple[int, int, int, bytes]] = []
+        self._bytes = 0
         self._order = 0
 
     @property
@@ -91,11 +93,12 @@ class Switch:
 
     def send(self, port: int, frame: bytes, now_ns: int) -> None:
         """Put a frame into the cable at `port`."""
-        if not MIN_FRAME <= len(frame) <= MAX_FRAME or len(self._coming) >= _ON_THE_WAY:
+        if not MIN_FRAME <= len(frame) <= MAX_FRAME or self._bytes >= _ON_THE_WAY:
             self.lost += 1
             return
         for at_ns, what in self._up[port].carry(now_ns, frame):
             self._order += 1
+            self._bytes += len(what) + _FRAME_BYTES
             heapq.heappush(self._coming, (at_ns, port, self._order, what))
 
     def next_ns(self) -> int | None:
@@ -110,6 +113,7 @@ class Switch:
         out: list[tuple[int, int, bytes]] = []
         while self._coming and self._coming[0][0] < until_ns:
             at_ns, port, _order, frame = heapq.heappop(self._coming)
+            self._bytes -= len(frame) + _FRAME_BYTES
             for other in self._ways(port, frame, at_ns):
                 out += ((other, ns, what) for ns, what in self._down[other].carry(at_ns, frame))
         return out

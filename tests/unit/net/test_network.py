@@ -124,6 +124,16 @@ def test_a_bad_cable_has_room_for_so_many_frames() -> None:
     assert network.descriptors() == []
 
 
+def test_a_bad_cable_has_room_for_so_many_bytes() -> None:
+    network, peer = one(Conditions(latency_ns=100))
+    for at in (0, 1000):  # the room is there again when they have left
+        for _ in range(2000):
+            network.send(0, bytes(65_000), at)
+        network.poll(at + 100)
+    assert len(peer.got) == 2 * (-(-(64 << 20) // 65_000)) and network.cables[0].held_bytes == 0
+    assert network.counters()[0]["lost"] == 4000 - len(peer.got)
+
+
 def test_the_guest_hears_of_a_link_once_and_in_order() -> None:
     network, peer = one()
     peer.up = False

@@ -98,9 +98,18 @@ def test_what_is_no_frame_is_dropped() -> None:
 
 def test_a_flood_does_not_fill_memory() -> None:
     s = switch(2)
-    for _ in range(70_000):
-        s.send(0, frame(ALL, mac(1)), 0)
-    assert s.lost == 70_000 - 65_536 and len(s.advance(L + 1)) == 65_536
+    for _ in range(2000):
+        s.send(0, frame(ALL, mac(1), bytes(65_000)), 0)
+    taken = -(-(64 << 20) // 65_214)  # 64 MB, with 200 bytes for each
+    assert s.lost == 2000 - taken and len(s.advance(L + 1)) == taken
+    s.send(0, frame(ALL, mac(1)), 0)
+    assert s.lost == 2000 - taken
+    ports = Ports(1)
+    for _ in range(2000):
+        ports.send(0, bytes(65_014), 0)
+    assert len(ports.fetch()) == taken and ports.counters()[0]["lost"] == 2000 - taken
+    ports.send(0, bytes(14), 0)
+    assert len(ports.fetch()) == 1
 
 
 def test_frames_are_served_in_the_order_of_their_times_then_ports() -> None:
