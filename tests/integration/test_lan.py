@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
-from cli_rig import Inside
+from cli_rig import TT, Inside
 from denali_net_rig import ECHO, EPOCH, ROUNDS, build, build_pingpong, net_config
 from parents_rig import replays
 
+from tt.cli.lan import Consoles
 from tt.errors import UsageError
-from tt.events import Kind
+from tt.events import Event, Kind
 from tt.fleet.lan import Guest, open_lan
 from tt.log import BackgroundWriter, Trace
 from tt.net.link import Conditions
 from tt.recording import Recording
-from tt.replay import verify
+from tt.replay import Replay, verify
 from tt.vmm import live
 from tt.vmm.config import NetConfig, default_mac
 from tt.vmm.configure import configure_denali
@@ -213,6 +217,39 @@ def test_wrong_use_is_told_in_a_line(pingpong: Path, inside: Inside, words: list
     [line] = done.stderr.decode().splitlines()
     assert why.format(g=pingpong) in line
     assert not (inside.folder / "lan/pingpong-1.tt").exists()
+
+
+def test_consoles_are_printed_line_by_line() -> None:
+    out = io.StringIO()
+    consoles = Consoles(out, 3)
+    for name, text in (
+        ("a", b"one\r\ntw"),
+        ("bcd", b"\x1b[6n\x1b[1;31mred\x1b[0m\t\x07\n"),
+        ("a", b"o\n\xff"),
+        ("bcd", b"\x1b]0;title\x07$ "),
+    ):
+        consoles.see(name, Event(1, Kind.CONSOLE, 0, 0, text))
+    consoles.see("a", Event(1, Kind.TIMER, 0, 0, b"x\n"))
+    assert out.getvalue() == "a   | one\nbcd | red     \\x07\na   | two\n"
+    consoles.finish()
+    assert out.getvalue().endswith("a   | two\na   | \ufffd\nbcd | $ \n")
+
+
+@pytest.mark.slow
+def test_tt_is_killed_and_both_traces_are_whole(tmp_path: Path, tt: TT) -> None:
+    (tmp_path / "f").mkdir()
+    flood, echo = build(tmp_path / "f", FLOOD), build(tmp_path, ECHO)
+    command = [*tt.command, "lan", f"a={flood}", f"b={echo}", f"c={echo}", "-o", "storm"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=tt.env, stdout=subprocess.DEVNULL)
+    time.sleep(3)
+    process.kill()
+    process.wait()
+    for name in "abc":
+        with Trace.open(tmp_path / f"storm/{name}.tt") as trace:
+            assert trace.verify_structure() == [] and not trace.sealed and trace.end_tick > 1000
+            replay = Replay(trace)
+            replay.run_to(trace.end_tick)
+            assert replay.tick == trace.end_tick
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ from tt.cli.output import format_ns, frame_counts, print_json
 from tt.cli.parser import add_verb
 from tt.cli.record import LAST_EPOCH, facts, read_script, say, whole
 from tt.errors import BadInput, UsageError
+from tt.log.text import printable
 from tt.position import format_tick
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from tt.events import Event
     from tt.fleet.lan import Guest
     from tt.net.link import Conditions
+
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
 
 
 def register(subparsers: Subparsers) -> None:
@@ -93,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     for guest in guests:
         if guest.output is not None and guest.output.exists() and not args.force:
             raise UsageError(f"{guest.output} exists already: --force overwrites it, -o takes another folder")
-    consoles = _Consoles(sys.stderr if args.json else sys.stdout, max(map(len, images)))
+    consoles = Consoles(sys.stderr if args.json else sys.stdout, max(map(len, images)))
     lan = open_lan(guests, seed=args.seed, overwrite=args.force, on_event=consoles.see)
 
     class Everybody(LiveSource):
@@ -133,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-class _Consoles:
+class Consoles:
     """Prints whole lines, each with the name of its machine before it."""
 
     def __init__(self, out: TextIO, width: int) -> None:
@@ -142,6 +146,7 @@ class _Consoles:
         self._rest: dict[str, bytes] = {}
 
     def see(self, name: str, event: Event) -> None:
+        """Print the lines that a console event of the machine `name` ends."""
         from tt.events import Kind
 
         if event.kind is not Kind.CONSOLE:
@@ -157,8 +162,9 @@ class _Consoles:
                 self._print(name, rest)
 
     def _print(self, name: str, line: bytes) -> None:
-        text = line.rstrip(b"\r").decode(errors="replace")
-        print(f"{name:<{self._width}} | {text}", file=self._out, flush=True)
+        # Without what would move the cursor, or make the terminal answer.
+        text = _ESCAPES.sub("", line.rstrip(b"\r").decode(errors="replace"))
+        print(f"{name:<{self._width}} | {printable(text.expandtabs())}", file=self._out, flush=True)
 
 
 def _named(guests: list[str]) -> dict[str, Path]:

@@ -127,20 +127,25 @@ class Lan:
         for seat in there:
             for at_ns, card, frame in seat.source.ports.fetch():
                 self.switch.send(seat.first_port + card, frame, at_ns)
+            if seat.result is None:
+                self._commit(seat)  # also one that stands still while others run
         return ""
 
     def _run(self, seat: Seat) -> None:
         while True:
             stop = seat.live.step()
             if stop.reason == "pause":
-                if seat.source.wants_air:
-                    seat.live.commit()
-                    seat.source.breathed()
+                self._commit(seat)
                 if seat.source.reached or seat.source.stop_requested:
                     return
             elif stop.reason != "tick":
                 self._end(seat, why(stop))
                 return
+
+    def _commit(self, seat: Seat) -> None:
+        if seat.source.wants_air:
+            seat.live.commit()
+            seat.source.breathed()
 
     def _end(self, seat: Seat, reason: str) -> Recording:
         seat.source.horizon_ns = FOREVER_NS  # nothing stops it on its way to the next tick
