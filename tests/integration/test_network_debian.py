@@ -257,11 +257,16 @@ def test_a_bad_cable(debian_image: Path, tmp_path: Path, monkeypatch: pytest.Mon
     def say(guest: Conversation) -> None:
         guest.wait_for(PROMPT)
         fetch(guest, tmp_path, web, 8 * MB)
+        guest.ask("ifconfig eth2 | grep -o inet.addr:[0-9.]*", r"inet addr:10\.0\.4\.15")
+        assert "It works" in ask_page(port)
 
     net = "user,loss=1%,reorder=1%,seed=7"
+    second = f"user,forward={(port := free_port())}-80"
     with serving(tmp_path) as web:
-        talked = Conversation(debian_image, tmp_path / "bad.tt", say, nets=[net, "none"], timeout_s=300)
-    (cable, unplugged) = talked.network.cables
+        talked = Conversation(
+            debian_image, tmp_path / "bad.tt", say, nets=[net, "none", second], timeout_s=300
+        )
+    (cable, unplugged, _second) = talked.network.cables
     assert cable.inwards.lost + cable.outwards.lost > 0 and unplugged.received == 0
     with Trace.open(tmp_path / "bad.tt") as trace:
         assert [(e.unit, e.value) for e in trace.events(kinds={Kind.LINK})] == [(1, 0)]

@@ -7,6 +7,8 @@ has too:
     10.0.2.15    the guest itself, by DHCP
     10.0.2.2     the gateway, which is the host's loopback too
 
+That is on card 0; on card 1 it is 10.0.3 instead of 10.0.2, and so on.
+
 By DHCP it is told of the host's resolvers too, by their own addresses, or of 10.0.2.2 where one listens at
 the host's loopback (as systemd-resolved's does).  There is no 10.0.2.3 as QEMU has: older versions of passt
 can either tell the guest of such an address or take its questions there, not both.
@@ -26,8 +28,6 @@ from dataclasses import dataclass
 from tt.errors import TTError, UsageError
 from tt.net.stream import Stream
 
-GUEST, GATEWAY = "10.0.2.15", "10.0.2.2"
-_GATEWAY_MAC = "52:55:0a:00:02:02"
 _BROADCAST = b"\xff" * 6
 _EXPERIMENTAL = b"\x88\xb5"  # an EtherType that means nothing to anybody (IEEE 802, local experiments)
 _BUFFER_BYTES = 4 << 20  # the kernel gives what it allows (net.core.wmem_max)
@@ -67,10 +67,13 @@ def parse_forward(text: str) -> Forward:
 
 
 class Passt(Stream):
-    """The end of a cable at a passt of its own."""
+    """The end of a cable at a passt of its own; `card` is the guest's, which says in which network it is."""
 
     def __init__(
-        self, forwards: Sequence[Forward] = (), say: Callable[[str], None] = lambda line: None
+        self,
+        forwards: Sequence[Forward] = (),
+        say: Callable[[str], None] = lambda line: None,
+        card: int = 0,
     ) -> None:
         """Start passt; raises `TTError` where it is not installed or does not run."""
         program = shutil.which("passt")
@@ -81,8 +84,9 @@ class Passt(Stream):
         for end in (ours, theirs):  # passt loses what does not fit, and sends it again
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         command = [program, "--foreground", "--quiet", "--ipv4-only", "--fd", str(theirs.fileno())]
-        command += ["--address", GUEST, "--netmask", "255.255.255.0", "--gateway", GATEWAY]
-        command += ["--mac-addr", _GATEWAY_MAC]
+        net = 2 + card
+        command += ["--address", f"10.0.{net}.15", "--netmask", "255.255.255.0"]
+        command += ["--gateway", f"10.0.{net}.2", "--mac-addr", f"52:55:0a:00:{net:02x}:02"]
         for protocol, option in (("tcp", "--tcp-ports"), ("udp", "--udp-ports")):
             wanted = [
                 f"{f.address.strip('[]')}/{f.host_port}:{f.guest_port}"

@@ -151,8 +151,8 @@ def connect(
     """
     cables: list[Cable] = []
     try:
-        for net in nets:
-            cables.append(Cable(_open(net, say, epoch), net.conditions))
+        for card, net in enumerate(nets):
+            cables.append(Cable(_open(net, card, say, epoch), net.conditions))
     except BaseException:
         for cable in cables:
             cable.end.close()
@@ -160,10 +160,10 @@ def connect(
     return Network(cables)
 
 
-def _open(net: NetSpec, say: Callable[[str], None], epoch: int) -> End:
+def _open(net: NetSpec, card: int, say: Callable[[str], None], epoch: int) -> End:
     match net.kind:
         case "user":
-            return Passt(net.forwards, say)
+            return Passt(net.forwards, say, card)
         case "stream":
             return open_stream(net.where, listen=net.listen, say=say)
         case "pcap":
