@@ -21,7 +21,8 @@ import side_by_side as bench
 
 SCRIPTS = (
     "boot_vs_qemu", "recording", "travel", "far_write", "bookkeeping", "engine", "startup",
-    "chronus_store", "chronus_bisect", "guest_disk", "nbd", "chronus_bugs",
+    "chronus_store", "chronus_bisect", "guest_disk", "nbd", "network", "denali_network", "switch",
+    "chronus_bugs",
 )  # fmt: skip
 TIME_OUT_S = 3 * 3600
 

@@ -27,6 +27,7 @@ QUICK = {
     "far_write": ["--rounds", "2", "--guest", "DEBIAN", "--ticks", "100000000"],
     "guest_disk": ["--rounds", "1", "--guest", "DEBIAN"],
     "startup": ["--rounds", "2"],
+    "network": ["--rounds", "1", "--guest", "DEBIAN", "--size", "1", "--requests", "20"],
     "denali_network": ["--rounds", "1", "--frames", "64"],
     "switch": ["--rounds", "1", "--frames", "200"],
 }
@@ -36,10 +37,10 @@ LONG = {"chronus_bugs"}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in LONG])
-def test_it_runs(debian: Path, script: str) -> None:
+def test_it_runs(debian_image: Path, script: str) -> None:
     quick = QUICK.get(script, ["--guest", "DEBIAN", "--ticks", "1000000", "--rounds", "2"])
     command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py")]
-    command += [str(debian.parent) if word == "DEBIAN" else word for word in quick]
+    command += [str(debian_image.parent) if word == "DEBIAN" else word for word in quick]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for more in ([], ["--json"]):
         done = subprocess.run([*command, *more], capture_output=True, text=True, env=environment, timeout=300)
