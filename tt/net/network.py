@@ -37,6 +37,7 @@ class Cable:
     """Bytes of the frames on their way in it."""
 
     def __post_init__(self) -> None:
+        self.perfect = self.conditions.perfect
         self.inwards, self.outwards = Link(self.conditions, 0), Link(self.conditions, 1)
         self.coming: list[tuple[int, int, bytes]] = []  # heaps of (guest ns, order, frame)
         self.going: list[tuple[int, int, bytes]] = []
@@ -69,7 +70,7 @@ class Network:
         cable.sent += 1
         if not cable.plugged:
             cable.outwards.lost += 1
-        elif cable.conditions.perfect:
+        elif cable.perfect:
             cable.end.send(frame, now_ns)
         else:
             for at, what in cable.outwards.carry(now_ns, frame):
@@ -106,7 +107,7 @@ class Network:
         """
         found = []
         for card, cable in enumerate(self.cables):
-            reads = self.room(card) != 0 if cable.conditions.perfect else len(cable.coming) < _ON_THE_WAY
+            reads = self.room(card) != 0 if cable.perfect else len(cable.coming) < _ON_THE_WAY
             if reads and (descriptor := cable.end.fileno()) >= 0:
                 found.append(descriptor)
         return found
@@ -148,7 +149,7 @@ class Network:
         if room is None and isinstance(end, Player) and not end.started:
             return  # a capture begins when somebody listens
         most = _A_LOOK if room is None else min(room, _A_LOOK)
-        if cable.conditions.perfect:
+        if cable.perfect:
             frames = end.receive(most, now_ns)
         else:
             if len(cable.coming) < _ON_THE_WAY:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import select
@@ -16,12 +17,23 @@ from tt.events import Event, Kind
 COMMIT_EVERY_S = 0.5
 """Host seconds between pauses of a live machine, in which its recorder can commit."""
 
+_SELECT_MOST = 1024  # FD_SETSIZE: descriptors from here on are beyond `select`
 _LINE_GAP_NS = 20_000_000  # guest time that a prompt must stand before the next line is typed
 
 
 def seeded_entropy(seed: int | str) -> Callable[[int], bytes]:
     """Return a stand-in for `os.urandom` that gives the same bytes for the same seed."""
     return random.Random(seed).randbytes
+
+
+def _readable(descriptors: list[int], seconds: float) -> list[int]:
+    """Wait until one of `descriptors` is readable, or closed by its peer; return those that are."""
+    if max(descriptors) < _SELECT_MOST:  # to the microsecond, where poll counts milliseconds
+        return select.select(descriptors, [], [], seconds)[0]
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _what in poll.poll(math.ceil(seconds * 1000))]
 
 
 class Network(Protocol):
@@ -111,6 +123,7 @@ class LiveSource:
         self._printed: bytes = b""
         self._prompt_since: int | None = None
         self._polled_at: int | None = None  # the tick at which the guest was taken for an idle one
+        self._looked_ns = -1  # guest time at which the network was asked last, and all it had was taken
         self._ahead_s = 0.0  # host time at which guest time was 0
         self._started = False
 
@@ -173,7 +186,7 @@ class LiveSource:
         if self.network is None:
             return None
         now = self.now_ns()
-        if self.network.poll(now):
+        if now != self._looked_ns and self.network.poll(now):
             return tick
         due = self.network.due_ns(now)
         return None if due is None else max(tick, self.ticks_until(due))
@@ -186,7 +199,8 @@ class LiveSource:
             inputs.append(Event(tick, Kind.INPUT, unit, 0, data))
         if self.network is None:
             return inputs
-        self.network.poll(self.now_ns())  # time may have passed since `next_input`: the guest was idle
+        self._looked_ns = self.now_ns()
+        self.network.poll(self._looked_ns)  # time may have passed since `next_input`: the guest was idle
         return inputs + self.network.take(tick)
 
     def wants_pause(self, tick: int) -> bool:
@@ -243,8 +257,7 @@ class LiveSource:
     def _wait(self, seconds: float) -> None:
         """Wait until something arrives, `seconds` at most."""
         outside = [] if self.network is None else self.network.descriptors()
-        ready, _, _ = select.select([self._bell, *outside], [], [], 0 if self.stop_requested else seconds)
-        if self._bell in ready:
+        if self._bell in _readable([self._bell, *outside], 0 if self.stop_requested else seconds):
             os.read(self._bell, 4096)
 
     def _waits(self, most_ns: int | None) -> bool:

@@ -72,10 +72,12 @@ class Chip:
     def pending(self) -> int | None:
         """Return the input to serve next, or None when nothing may interrupt."""
         s = self.state
-        asking = self.requests() & ~s.imr
+        asking = (s.edges | (s.lines & (0xFF if s.ltim else s.elcr))) & ~s.imr
         if not asking or s.expects:
             return None
         serving = s.isr & ~s.imr if s.special_mask else s.isr
+        if s.lowest == 7 and not serving:  # nearly always: the lowest number goes first
+            return (asking & -asking).bit_length() - 1
         for rank in range(1, 9):
             index = (s.lowest + rank) & 7
             bit = 1 << index

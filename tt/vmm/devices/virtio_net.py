@@ -126,7 +126,7 @@ class VirtioNet:
 
     def _store(self, queue: Queue, frame: bytes) -> bool:
         """Write a frame into receive buffers; where they do not suffice, leave them all as they are."""
-        mergeable = bool(queue.features & _F_MRG_RXBUF)
+        mergeable = queue.features & _F_MRG_RXBUF
         header = _MERGEABLE_HEADER if mergeable else _HEADER
         wanted = header + len(frame)
         chains: list[Chain] = []
@@ -141,9 +141,10 @@ class VirtioNet:
             queue.put_back(len(chains))
             return False
         packet = bytes(_HEADER) + (len(chains).to_bytes(2, "little") if mergeable else b"") + frame
+        at = 0
         for chain in chains:
-            size = chain.writable_size
-            piece, packet = packet[:size], packet[size:]
+            piece = packet[at : at + chain.writable_size] if len(chains) > 1 else packet
             chain.write(0, piece)
             queue.put(chain, len(piece))
+            at += len(piece)
         return True

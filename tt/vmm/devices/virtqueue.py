@@ -18,7 +18,8 @@ from tt.vmm.memory import Memory
 from tt.vmm.state import U16, U32, U64, misfit, pack, unpack
 
 PAGE = 4096
-_DESCRIPTOR = struct.Struct("<QIHH")
+_DESCRIPTOR = struct.Struct("<QIHH")  # 16 bytes
+_unpack = _DESCRIPTOR.unpack
 _U16 = struct.Struct("<H")
 _USED = struct.Struct("<II")
 _NEXT, _WRITE, _INDIRECT = 1, 2, 4
@@ -57,21 +58,19 @@ class HeldChain:
 class Chain:
     """One descriptor chain: buffers the device reads, then buffers it writes.
 
-    Buffers are (addr, size) in guest-physical memory.
+    Buffers are (addr, size) in guest-physical memory; `writable_size` bytes fit the writable ones.
     """
 
-    __slots__ = ("head", "readable", "writable", "_memory")
+    __slots__ = ("head", "readable", "writable", "writable_size", "_memory")
 
-    def __init__(self, memory: Memory, head: int, writable: list[tuple[int, int]] | None = None) -> None:
+    def __init__(
+        self, memory: Memory, head: int, readable: list[tuple[int, int]], writable: list[tuple[int, int]]
+    ) -> None:
         self.head = head
-        self.readable: list[tuple[int, int]] = []
-        self.writable = [] if writable is None else writable
+        self.readable = readable
+        self.writable = writable
+        self.writable_size = sum([size for _, size in writable])
         self._memory = memory
-
-    @property
-    def writable_size(self) -> int:
-        """Bytes that fit the writable buffers."""
-        return sum(size for _, size in self.writable)
 
     def save(self) -> dict[str, Any]:
         """Return the head and the writable buffers as plain data."""
@@ -101,6 +100,9 @@ class Virtqueue:
         self.num = num
         self.state = QueueState()
         self._memory = memory
+        # Where the rings lie behind the table, which begins at a page.
+        self._available_at = num * _DESCRIPTOR.size
+        self._used_at = -(-(self._available_at + 6 + 2 * num) // PAGE) * PAGE
 
     def reset(self, pfn: int = 0) -> None:
         """Set the queue up at page `pfn`, empty; 0 takes it down."""
@@ -113,11 +115,13 @@ class Virtqueue:
             raise misfit(f"{where}.head", f"{s.head} in a table of {self.num}")
         if any(part.addr + part.size > self._memory.size for part in s.writable):
             raise misfit(f"{where}.writable", "a buffer is outside memory")
-        return Chain(self._memory, s.head, [(part.addr, part.size) for part in s.writable])
+        return Chain(self._memory, s.head, [], [(part.addr, part.size) for part in s.writable])
 
     def waiting(self) -> int:
         """Return how many chains are available; raises as `take` does."""
-        waiting = (self._u16(self._available + 2) - self.state.taken) & 0xFFFF
+        s = self.state
+        index = self._memory.read(s.pfn * PAGE + self._available_at + 2, 2)
+        waiting = (int.from_bytes(index, "little") - s.taken) & 0xFFFF
         if waiting > self.num:
             raise BrokenRing(f"{waiting} chains in a ring of {self.num}")
         return waiting
@@ -131,7 +135,8 @@ class Virtqueue:
         s = self.state
         if not s.pfn or not self.waiting():
             return None
-        head = self._u16(self._available + 4 + s.taken % self.num * 2)
+        slot = s.pfn * PAGE + self._available_at + 4 + s.taken % self.num * 2
+        head = int.from_bytes(self._memory.read(slot, 2), "little")
         s.taken = (s.taken + 1) & 0xFFFF
         return self._walk(head)
 
@@ -142,47 +147,38 @@ class Virtqueue:
     def put(self, chain: Chain, written: int) -> None:
         """Give `chain` back with `written` bytes in its writable buffers; raises `IndexError`."""
         s = self.state
-        self._memory.write(self._used + 4 + s.used % self.num * 8, _USED.pack(chain.head, written))
+        ring, write = s.pfn * PAGE + self._used_at, self._memory.write
+        write(ring + 4 + s.used % self.num * 8, _USED.pack(chain.head, written))
         s.used = (s.used + 1) & 0xFFFF
-        self._memory.write(self._used + 2, _U16.pack(s.used))
+        write(ring + 2, _U16.pack(s.used))
 
     def wants_interrupt(self) -> bool:
         """Return whether the guest wants to hear of used chains; raises `IndexError`."""
-        return not self._u16(self._available) & _NO_INTERRUPT
-
-    @property
-    def _available(self) -> int:
-        return self.state.pfn * PAGE + self.num * _DESCRIPTOR.size
-
-    @property
-    def _used(self) -> int:
-        end = self._available + 6 + 2 * self.num
-        return -(-end // PAGE) * PAGE
-
-    def _u16(self, addr: int) -> int:
-        return int.from_bytes(self._memory.read(addr, 2), "little")
+        flags = self._memory.read(self.state.pfn * PAGE + self._available_at, 2)
+        return not flags[0] & _NO_INTERRUPT
 
     def _walk(self, head: int) -> Chain:
         memory, table = self._memory, self.state.pfn * PAGE
-        chain = Chain(memory, head)
+        read, most = memory.read, memory.size
+        readable: list[tuple[int, int]] = []
+        writable: list[tuple[int, int]] = []
         index, total = head, 0
         for _ in range(self.num):
             if index >= self.num:
                 raise BrokenRing(f"descriptor {index} in a table of {self.num}")
-            raw = memory.read(table + index * _DESCRIPTOR.size, _DESCRIPTOR.size)
-            addr, size, flags, following = _DESCRIPTOR.unpack(raw)
+            addr, size, flags, following = _unpack(read(table + index * 16, 16))
             if flags & _INDIRECT:
                 raise BrokenRing("an indirect descriptor, which was not offered")
             if flags & _WRITE:
-                chain.writable.append((addr, size))
-            elif chain.writable:
+                writable.append((addr, size))
+            elif writable:
                 raise BrokenRing("a readable buffer after a writable one")
             else:
-                chain.readable.append((addr, size))
+                readable.append((addr, size))
             total += size
-            if total > memory.size or addr + size > memory.size:
+            if total > most or addr + size > most:
                 raise BrokenRing("buffers larger than memory, or outside it")
             if not flags & _NEXT:
-                return chain
+                return Chain(memory, head, readable, writable)
             index = following
         raise BrokenRing("a chain with a loop in it")
