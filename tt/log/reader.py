@@ -23,7 +23,7 @@ from tt.log.checkpoints import CheckpointReader, StoredCheckpoint
 from tt.log.connection import connect, guard
 from tt.log.disk_log import DiskLog, open_log
 from tt.log.disk_rows import ChangeKind
-from tt.log.frames import FrameReader, reference
+from tt.log.frames import FrameReader, Reference, reference
 from tt.log.schema import MAX_DIGEST, MAX_FILE_PIECES, PIECE, probe, row_crc
 from tt.log.sectors import SECTOR, piece_count, piece_sizes
 from tt.log.text import lines
@@ -285,7 +285,7 @@ class Trace:
                     continue
                 number += 1
                 if first_tick <= event.tick <= last:
-                    told = reference(event.data)
+                    told = self._reference(event)
                     incoming = event.kind is Kind.FRAME_IN
                     data = self._frames.contents(told)
                     yield Frame(
@@ -498,8 +498,14 @@ class Trace:
         events = self._stored(chunk)
         for at, event in enumerate(events):
             if event.kind in FRAMES:
-                events[at] = event._replace(data=self._frames.contents(reference(event.data)))
+                events[at] = event._replace(data=self._frames.contents(self._reference(event)))
         return events
+
+    def _reference(self, event: Event) -> Reference:
+        try:
+            return reference(event.data)
+        except BadInput as e:
+            raise self.damaged(f"tick {event.tick:,}: {e}") from None
 
     def _stored(self, chunk: Chunk) -> list[Event]:
         with guard(self.path):
