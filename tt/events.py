@@ -23,6 +23,7 @@ class Kind(IntEnum):
     """What happened, and its role.  The numbers are part of the trace format: append, never renumber."""
 
     role: Role
+    __hash__ = int.__hash__  # an Enum's own is slow, and kinds are looked up with every event
 
     def __new__(cls, number: int, role: Role) -> Kind:
         """Make a member whose value is `number`."""

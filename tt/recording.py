@@ -108,7 +108,7 @@ def with_checksum(machine: Machine, event: Event) -> Event:
     So a replay that strays is caught at the next interrupt, not at the next digest.
     """
     if event.kind is Kind.IRQ:
-        return event._replace(data=machine.engine.register_checksum())
+        return Event(event.tick, Kind.IRQ, event.unit, event.value, machine.engine.register_checksum())
     return event
 
 

@@ -68,7 +68,7 @@ class FrameWriter:
         self._known: list[dict[bytes, int]] = [{}]  # contents -> number, the newest pack last
 
     def put(self, frame: bytes, host_ns: int) -> bytes:
-        """Store a frame; return what stands for it in its event."""
+        """Keep a frame for the next `flush`, due once `full`; return what stands for it in its event."""
         for pack_ in reversed(self._known):
             number = pack_.get(frame)
             if number is not None:
@@ -78,9 +78,12 @@ class FrameWriter:
             self._waiting.append(frame)
             self._waiting_bytes += len(frame) + 4
             self._known[-1][frame] = number
-            if self._waiting_bytes >= _PACK_BYTES:
-                self.flush()
         return _REFERENCE.pack(number, host_ns, len(frame))
+
+    @property
+    def full(self) -> bool:
+        """Whether what waits is to be flushed."""
+        return self._waiting_bytes >= _PACK_BYTES
 
     def flush(self) -> None:
         """Store what waits."""

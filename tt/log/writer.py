@@ -114,8 +114,11 @@ class TraceWriter:
         elif event.kind in FRAMES:
             if len(event.data) > MAX_FRAME:
                 raise ValueError(f"a frame of {len(event.data)} bytes (at most {MAX_FRAME})")
-            with self._guard():
-                event = event._replace(data=self._frames.put(event.data, host_ns))
+            stored = self._frames.put(event.data, host_ns)
+            event = Event(event.tick, event.kind, event.unit, event.value, stored)
+            if self._frames.full:
+                with self._guard():
+                    self._frames.flush()
         elif len(event.data) > chunks.MAX_DATA:
             raise ValueError(f"an event with {len(event.data)} bytes of data (at most {chunks.MAX_DATA})")
         self._events.append(event)
