@@ -33,7 +33,7 @@ import base64
 import json
 import sqlite3
 from array import array
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,6 +45,7 @@ from tt.errors import BadInput
 from tt.log._pages import DeltaPack, PagePacker, rank
 from tt.log.blobs import inflate
 from tt.log.connection import guard
+from tt.log.kept import Kept
 from tt.log.schema import row_crc
 
 if TYPE_CHECKING:
@@ -206,10 +207,8 @@ class CheckpointReader:
     def __init__(self, trace: Trace, db: sqlite3.Connection) -> None:
         self.trace = trace
         self._db = db
-        self._packs: OrderedDict[int, bytes] = OrderedDict()
-        self._packs_bytes = 0
-        self._deltas: OrderedDict[int, DeltaPack] = OrderedDict()
-        self._deltas_bytes = 0
+        self._packs: Kept[int, bytes] = Kept(_CACHED_BYTES)
+        self._deltas: Kept[int, DeltaPack] = Kept(_CACHED_BYTES)
 
     def all(self) -> list[StoredCheckpoint]:
         """Return all checkpoints by tick; raises `BadInput` when one is damaged."""
@@ -249,8 +248,6 @@ class CheckpointReader:
         pack = self._packs.get(number)
         if pack is None:
             pack = self._whole_pack(number)
-        else:
-            self._packs.move_to_end(number)
         page = memoryview(pack)[slot * PAGE : (slot + 1) * PAGE]
         if len(page) != PAGE:
             raise self.trace.damaged(f"pack {number} of pages has no page {slot}")
@@ -261,16 +258,11 @@ class CheckpointReader:
     def _whole_pack(self, number: int) -> bytes:
         count, packed = self._pack_row(number)
         pack = self._inflated(number, packed, count * PAGE)
-        self._packs[number] = pack
-        self._packs_bytes += len(pack)
-        while self._packs_bytes > _CACHED_BYTES:
-            self._packs_bytes -= len(self._packs.popitem(last=False)[1])
-        return pack
+        return self._packs.put(number, pack, len(pack))
 
     def _delta_pack(self, number: int) -> DeltaPack:
         found = self._deltas.get(number)
         if found is not None:
-            self._deltas.move_to_end(number)
             return found
         count, packed = self._pack_row(number)
         try:
@@ -280,11 +272,7 @@ class CheckpointReader:
             deltas = DeltaPack(self._inflated(number, packed, size), count)
         except (zstandard.ZstdError, ValueError) as e:
             raise self.trace.damaged(f"pack {number} of pages: {e}") from None
-        self._deltas[number] = deltas
-        self._deltas_bytes += size
-        while self._deltas_bytes > _CACHED_BYTES:
-            self._deltas_bytes -= self._deltas.popitem(last=False)[1].size
-        return deltas
+        return self._deltas.put(number, deltas, size)
 
     def _pack_row(self, number: int) -> tuple[int, bytes]:
         with guard(self.trace.path):

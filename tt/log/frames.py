@@ -20,13 +20,13 @@ from __future__ import annotations
 import sqlite3
 import struct
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from tt.errors import BadInput
 from tt.log.blobs import pack, unpack
 from tt.log.connection import guard
+from tt.log.kept import Kept
 from tt.log.schema import row_crc
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ _MAX_PACK = 2 * _PACK_BYTES + MAX_FRAME
 _REMEMBERED_PACKS = 4  # how far back a frame that comes again is known
 _CACHED_BYTES = 16 << 20
 _REFERENCE = struct.Struct("<QQI")
-REFERENCE_SIZE = _REFERENCE.size
 
 
 class Reference(NamedTuple):
@@ -104,8 +103,7 @@ class FrameReader:
     def __init__(self, trace: Trace, db: sqlite3.Connection) -> None:
         self._trace = trace
         self._db = db
-        self._packs: OrderedDict[int, list[bytes]] = OrderedDict()
-        self._bytes = 0
+        self._packs: Kept[int, list[bytes]] = Kept(_CACHED_BYTES)
         self._firsts: list[int] | None = None
 
     def contents(self, of: Reference) -> bytes:
@@ -142,7 +140,6 @@ class FrameReader:
     def _pack(self, number: int) -> list[bytes]:
         found = self._packs.get(number)
         if found is not None:
-            self._packs.move_to_end(number)
             return found
         with guard(self._trace.path):
             row = self._db.execute(
@@ -167,12 +164,7 @@ class FrameReader:
         for length in sizes:
             frames.append(raw[at : at + length])
             at += length
-        self._packs[number] = frames
-        self._bytes += size
-        while self._bytes > _CACHED_BYTES and len(self._packs) > 1:
-            dropped = self._packs.popitem(last=False)[1]
-            self._bytes -= 4 * len(dropped) + sum(map(len, dropped))
-        return frames
+        return self._packs.put(number, frames, size)
 
     def _missing(self, number: int) -> BadInput:
         return self._trace.damaged(f"the contents of frame {number} are missing")

@@ -6,8 +6,7 @@ import json
 import os
 import sqlite3
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from tt.log.connection import connect, guard
 from tt.log.disk_log import DiskLog, open_log
 from tt.log.disk_rows import ChangeKind
 from tt.log.frames import FrameReader, Reference, reference
+from tt.log.kept import Kept
 from tt.log.schema import MAX_DIGEST, MAX_FILE_PIECES, PIECE, probe, row_crc
 from tt.log.sectors import SECTOR, piece_count, piece_sizes
 from tt.log.text import lines
@@ -116,9 +116,9 @@ class Trace:
         self.version = probe(path)
         self._db = db
         self._decoded: tuple[int, list[Event]] = (-1, [])
-        self._chosen: OrderedDict[tuple[int, frozenset[Kind]], tuple[Event, ...]] = OrderedDict()
-        self._chosen_bytes = 0
+        self._chosen: Kept[tuple[int, frozenset[Kind]], tuple[Event, ...]] = Kept(_KEPT_BYTES, _KEPT_CHUNKS)
         self._frames = FrameReader(self, db)
+        self._frames_before = [(0, 0)]  # frames, and ns of idling, before each chunk, as far as is known
         self._tables: Tables | None = None
         with guard(path):
             self.meta: dict[str, Any] = self._read_meta()
@@ -181,14 +181,7 @@ class Trace:
         found = self._chosen.get(key)
         if found is None:
             found = tuple(event for event in self._load(self.chunks[at]) if event.kind in kinds)
-            self._chosen[key] = found
-            self._chosen_bytes += _data_bytes(found)
-            while len(self._chosen) > 1 and (
-                len(self._chosen) > _KEPT_CHUNKS or self._chosen_bytes > _KEPT_BYTES
-            ):
-                self._chosen_bytes -= _data_bytes(self._chosen.popitem(last=False)[1])
-        else:
-            self._chosen.move_to_end(key)
+            self._chosen.put(key, found, sum(len(event.data) for event in found))
         return found
 
     def event(self, number: int) -> Event:
@@ -273,11 +266,13 @@ class Trace:
     def frames(self, first_tick: int = 0, last_tick: int | None = None) -> Iterator[Frame]:
         """Yield the Ethernet frames with first_tick <= tick <= last_tick, in order, numbered from 1."""
         last = self.end_tick if last_tick is None else last_tick
-        number = idled = 0
-        period = self.period_ns
-        for chunk in self.chunks:
+        period, before = self.period_ns, self._frames_before
+        for at, chunk in enumerate(self.chunks):
             if chunk.first_tick > last:
                 return
+            if chunk.last_tick < first_tick and at + 1 < len(before):
+                continue
+            number, idled = before[at]
             for event_number, event in enumerate(self._stored(chunk), chunk.number):
                 if event.kind is Kind.WAKE:
                     idled += event.value
@@ -292,6 +287,8 @@ class Trace:
                         number, event_number, event.tick, event.tick * period + idled, told.host_ns,
                         event.unit, incoming, data,
                     )  # fmt: skip
+            if at + 1 == len(before):
+                before.append((number, idled))
 
     def check_frames(self) -> None:
         """Read the contents of all frames; raises `BadInput`."""
@@ -530,10 +527,6 @@ class Trace:
             if not isinstance(hashes, bytes) or pieces > MAX_FILE_PIECES or len(hashes) != pieces * HASH_SIZE:
                 raise self.damaged(f"the file {name} has the wrong number of pieces")
             yield str(name), size, hashes
-
-
-def _data_bytes(events: Sequence[Event]) -> int:
-    return sum(len(event.data) for event in events)
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
