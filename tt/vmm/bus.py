@@ -83,6 +83,10 @@ class Region(NamedTuple):
     registers: Registers
     width: int
 
+    def overlaps(self, other: Region) -> bool:
+        """Whether an address is in both."""
+        return self.base < other.base + other.size and other.base < self.base + self.size
+
 
 class MemoryBus:
     """Devices at guest-physical addresses outside RAM.
@@ -92,7 +96,8 @@ class MemoryBus:
     """
 
     def __init__(self, on_change: Callable[[list[tuple[int, int]]], None]) -> None:
-        self._regions: list[Region] = []
+        self._fixed: list[Region] = []
+        self._regions: list[Region] = []  # those that can move too
         self._on_change = on_change
 
     def map(self, base: int, size: int, registers: Registers, width: int = 4) -> Region:
@@ -100,31 +105,27 @@ class MemoryBus:
 
         Raises `UsageError` where something else answers.
         """
-        for other in self._regions:
-            if other.base < base + size and base < other.base + other.size:
-                raise UsageError(f"addresses {base:#x} to {base + size:#x} are another device's already")
         region = Region(base, size, registers, width)
+        if any(region.overlaps(other) for other in self._regions):
+            raise UsageError(f"addresses {base:#x} to {base + size:#x} are another device's already")
+        self._fixed.append(region)
         self._regions.append(region)
         self._changed()
         return region
 
-    @property
-    def regions(self) -> list[Region]:
-        """The devices' regions."""
-        return list(self._regions)
-
     def move(self, regions: Iterable[Region]) -> None:
-        """Let these be all the regions; one that overlaps an earlier one is left out."""
-        kept: list[Region] = []
+        """Replace the regions that can move; one that overlaps another is left out."""
+        kept = list(self._fixed)
         for region in regions:
-            if all(o.base >= region.base + region.size or region.base >= o.base + o.size for o in kept):
+            if not any(region.overlaps(other) for other in kept):
                 kept.append(region)
         if kept != self._regions:
             self._regions = kept
             self._changed()
 
     def unmap(self, region: Region) -> None:
-        """Take a device away again."""
+        """Take a device that `map` has put there away again."""
+        self._fixed.remove(region)
         self._regions.remove(region)
         self._changed()
 

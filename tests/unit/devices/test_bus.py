@@ -8,7 +8,7 @@ import pytest
 
 from tt.errors import UsageError
 from tt.vmm.boot.plan import BootPlan, CpuStart
-from tt.vmm.bus import MemoryBus
+from tt.vmm.bus import MemoryBus, Region
 from tt.vmm.pc.machine import PcMachine
 
 
@@ -93,6 +93,22 @@ def test_overlaps_are_refused_and_devices_can_go() -> None:
     bus.unmap(region)
     assert bus.read(0x1010, 1) == 0xFF
     assert told[-1] == [(0x1000, 16)]
+
+
+def test_devices_that_move_leave_the_others_alone() -> None:
+    bus, _, told = bus_of((0x1000, 16, 4))
+    fixed, one, two = (0x1000, 16), Region(0x2000, 8, Bytes(8), 4), Region(0x3000, 8, Bytes(8), 4)
+    bus.move([one, two])
+    assert told[-1] == [fixed, (0x2000, 8), (0x3000, 8)]
+    with pytest.raises(UsageError, match="another device's"):
+        bus.map(0x2007, 1, Bytes(1))
+    bus.move([Region(0x100C, 8, Bytes(8), 4), two, Region(0x3004, 8, Bytes(8), 4)])
+    assert told[-1] == [fixed, (0x3000, 8)], "what overlaps is not reached"
+    before = len(told)
+    bus.move([two])
+    assert len(told) == before, "nothing has changed"
+    bus.move([])
+    assert told[-1] == [fixed]
 
 
 def test_a_device_on_the_pc() -> None:
