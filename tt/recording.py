@@ -17,7 +17,7 @@ from tt.vmm.config import MachineConfig
 from tt.vmm.disk_images import open_disks
 from tt.vmm.engine import FOREVER
 from tt.vmm.live import LiveSource
-from tt.vmm.machine import NETWORK_SLICE_TICKS, Machine, Stop
+from tt.vmm.machine import Machine, Stop
 from tt.vmm.spacing import Spacing
 
 DIGEST_EVERY_TICKS = 250_000_000
@@ -275,12 +275,12 @@ class LiveRecording:
     def end(self, reason: str) -> Recording:
         """Close the trace, complete, and return what was recorded; `reason` says why it ended."""
         network = self.source.network
-        told: dict[str, object] = {} if network is None else {"network": network.counters()}
-        self._live.end(reason, self.host_s, told)
+        counters = [] if network is None else network.counters()
+        self._live.end(reason, self.host_s, {} if network is None else {"network": counters})
         machine = self.machine
-        result = Recording(self.path, machine.tick, machine.now_ns, reason, host_s=self.host_s)
-        if network is not None:
-            result.network = network.counters()
+        result = Recording(
+            self.path, machine.tick, machine.now_ns, reason, host_s=self.host_s, network=counters
+        )
         if self._recorder is not None:
             result.counts = self._recorder.counts
             result.digests = self._recorder.digests
@@ -304,12 +304,7 @@ class LiveRecording:
         on_start: Callable[[Machine], None] | None,
     ) -> None:
         machine, source, writer = self.machine, self.source, self._writer
-        source.now_ns = machine.clock.now
-        source.ticks_until = machine.clock.ticks_until
-        if source.network is not None:
-            source.network.room = machine.frame_room
-            machine.slice_ticks = NETWORK_SLICE_TICKS
-        source.wants_input = lambda: machine.wants_input
+        running.attach(source, machine)
         if writer is not None:
             for name, data in config.parts.items():
                 writer.add_file(name, data)

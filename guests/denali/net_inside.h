@@ -49,7 +49,6 @@ u32 pseudo_sum(u32 from, u32 to, u32 protocol, u64 size);
 /* A packet is built in a buffer with room for the headers before it. */
 #define IP_ROOM (ETHERNET + 20)
 void ip_output(u8 *packet, u64 size, u32 from, u32 to, u32 protocol); /* `packet` has IP_ROOM before it */
-void arp_input(const u8 *frame, u64 size);
 void link_output(u8 *frame, u64 size, u32 next_hop); /* `frame` has room for the Ethernet header */
 void arp_tick(u64 now), dhcp_tick(u64 now), tcp_tick(u64 now);
 u64 arp_deadline(void), dhcp_deadline(void), tcp_deadline(void);
@@ -90,7 +89,6 @@ enum tcp_state {
 
 struct tcp {
     bool used, ours;  /* `ours`: the guest has closed it, the stack sees to the rest */
-    bool accepted;
     enum tcp_state state;
     int error;        /* NET_RESET, NET_REFUSED, or 0 */
     int listener;     /* which socket it waits in, or -1 */
@@ -118,7 +116,7 @@ struct tcp {
 extern struct tcp tcps[TCP_SOCKETS];
 
 struct tcp *tcp_open(void);
-bool tcp_connect(struct tcp *t, u32 ip, u32 port);
+void tcp_connect(struct tcp *t, u32 ip, u32 port);
 u64 tcp_put(struct tcp *t, const u8 *data, u64 size);
 u64 tcp_get(struct tcp *t, u8 *data, u64 size);
 void tcp_finish(struct tcp *t);

@@ -74,7 +74,7 @@ static void learn(struct neighbour *n, const u8 *mac)
     }
 }
 
-void arp_input(const u8 *f, u64 size)
+static void arp_input(const u8 *f, u64 size)
 {
     if (size < ARP_SIZE || get16(f + 14) != 1 || get16(f + 16) != 0x0800 || f[18] != 6 || f[19] != 4) {
         net.dropped++;

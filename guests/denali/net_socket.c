@@ -165,7 +165,6 @@ int accept(int s)
     if (!found)
         return NET_AGAIN;
     found->listener = -1;
-    found->accepted = true;
     return (int)(found - tcps);
 }
 

@@ -165,7 +165,7 @@ static void begin(struct tcp *t, u32 ip, u32 port)
     t->ssthresh = 65535;
 }
 
-bool tcp_connect(struct tcp *t, u32 ip, u32 port)
+void tcp_connect(struct tcp *t, u32 ip, u32 port)
 {
     if (!t->port)
         t->port = free_port(STREAM);
@@ -174,7 +174,6 @@ bool tcp_connect(struct tcp *t, u32 ip, u32 port)
     send_segment(t, t->nxt++, SYN, 0);
     t->most = t->nxt;
     start_timer(t);
-    return true;
 }
 
 static void free_tcp(struct tcp *t)

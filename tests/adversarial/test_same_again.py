@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from adversary_rig import child, debian_config, demo_config
+from stories import story
 
 from tt.log import Trace
 from tt.recording import record
@@ -23,19 +24,6 @@ def recorded(guest: Path, out: Path, hash_seed: str, **task: object) -> Path:
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors.decode()
     return out
-
-
-def story(path: Path) -> tuple[object, ...]:
-    """Return everything in a trace that must not depend on the host."""
-    with Trace.open(path) as trace:
-        assert trace.sealed
-        return (
-            trace.end_tick,
-            trace.reason,
-            list(trace.digests()),
-            list(trace.events()),
-            [(write.tick, write.disk, write.lba, write.data()) for write in trace.disk_writes()],
-        )
 
 
 @contextmanager

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "position": {"errors"},
     "log": BASE,
     "vmm": BASE,
-    "net": BASE | {"vmm"},
+    "net": BASE | {"vmm", "frames"},
     "frames": BASE | {"log"},
     "guests": BASE | {"vmm"},
     "recording": BASE | {"log", "vmm"},

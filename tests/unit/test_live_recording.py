@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+from stories import story
 
 from tt.errors import UsageError
 from tt.log import Trace
@@ -13,12 +14,6 @@ from tt.recording import LiveRecording, record, why
 from tt.replay import Replay, verify
 from tt.vmm.configure import configure
 from tt.vmm.live import LiveSource
-
-
-def story(path: Path) -> tuple[object, ...]:
-    with Trace.open(path) as trace:
-        assert trace.sealed
-        return trace.end_tick, trace.reason, list(trace.digests()), list(trace.events())
 
 
 def test_steps_of_any_length_make_the_same_trace(denali_demo: Path, tmp_path: Path) -> None:

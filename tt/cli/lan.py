@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from tt.cli.output import format_ns, frame_counts, print_json
 from tt.cli.parser import add_verb
-from tt.cli.record import LAST_EPOCH, facts, read_script, say, whole
+from tt.cli.record import check_times, facts, read_script, say, whole
 from tt.errors import BadInput, UsageError
 from tt.log.text import printable
 from tt.position import format_tick
@@ -81,10 +81,7 @@ def run(args: argparse.Namespace) -> int:
     """Record, and print the results."""
     images = _named(args.guests)
     scripts = _scripts(args.input, images)
-    if args.epoch is not None and args.epoch > LAST_EPOCH:
-        raise UsageError(f"--epoch {args.epoch}: give seconds since 1970, before the year 10000")
-    if args.timeout is not None and not 0 < args.timeout < float("inf"):
-        raise UsageError(f"--timeout {args.timeout}: give seconds above 0")
+    check_times(args)
 
     from tt.cli import keyboard
     from tt.fleet.lan import FOREVER_NS, open_lan

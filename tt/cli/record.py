@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tt.net.spec import NetSpec
     from tt.recording import Recording
 
-LAST_EPOCH = 253_402_300_799  # the end of the year 9999, as far as the CMOS clock counts
+_LAST_EPOCH = 253_402_300_799  # the end of the year 9999, as far as the CMOS clock counts
 
 
 def register(subparsers: Subparsers) -> None:
@@ -259,16 +259,21 @@ def _nets(args: argparse.Namespace) -> list[NetSpec]:
     return add_forwards([parse_net(text) for text in args.net], args.forward)
 
 
+def check_times(args: argparse.Namespace) -> None:
+    """Refuse an `epoch` that no clock shows, and a `timeout` that never comes, with `UsageError`."""
+    if args.timeout is not None and not 0 < args.timeout < float("inf"):
+        raise UsageError(f"--timeout {args.timeout}: give seconds above 0")
+    if args.epoch is not None and args.epoch > _LAST_EPOCH:
+        raise UsageError(f"--epoch {args.epoch}: give seconds since 1970, before the year 10000")
+
+
 def _limits(args: argparse.Namespace) -> dict[str, Any]:
     limits: dict[str, Any] = {}
     if args.max_ticks is not None:
         limits["max_ticks"] = args.max_ticks
+    check_times(args)
     if args.timeout is not None:
-        if not 0 < args.timeout < float("inf"):
-            raise UsageError(f"--timeout {args.timeout}: give seconds above 0")
         limits["timeout_s"] = args.timeout
-    if args.epoch is not None and args.epoch > LAST_EPOCH:
-        raise UsageError(f"--epoch {args.epoch}: give seconds since 1970, before the year 10000")
     return limits
 
 

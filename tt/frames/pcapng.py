@@ -12,11 +12,38 @@ from typing import BinaryIO
 
 from tt.log import Frame
 
-_SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6
-_ETHERNET = 1
-_COMMENT, _IF_NAME, _IF_MAC, _IF_RESOLUTION, _FLAGS = 1, 2, 6, 9, 2
+SECTION, INTERFACE, PACKET = 0x0A0D0D0A, 1, 6
+"""Types of blocks."""
+BYTE_ORDER = 0x1A2B3C4D
+ETHERNET = 1
+"""The type of link."""
+COMMENT, RESOLUTION = 1, 9
+"""Options: of any block, and of an interface."""
+_IF_NAME, _IF_MAC, _FLAGS = 2, 6, 2
 _USER_APPLICATION = 4
 _IN, _OUT = 1, 2
+
+
+def section(options: bytes = b"") -> bytes:
+    """Return the block that a file begins with."""
+    return _block(SECTION, struct.pack("<IHHq", BYTE_ORDER, 1, 0, -1), options)
+
+
+def interface(options: bytes = b"") -> bytes:
+    """Return the block that describes an interface for Ethernet, whose times are in ns."""
+    return _block(INTERFACE, struct.pack("<HHI", ETHERNET, 0, 0), options + option(RESOLUTION, b"\x09"))
+
+
+def packet(number: int, at_ns: int, data: bytes, options: bytes = b"") -> bytes:
+    """Return the block of a frame of interface `number`; `at_ns` is since 1970."""
+    size = len(data)
+    head = struct.pack("<IIIII", number, at_ns >> 32, at_ns & 0xFFFFFFFF, size, size)
+    return _block(PACKET, head + _padded(data), options)
+
+
+def option(code: int, value: bytes) -> bytes:
+    """Return an option of a block."""
+    return struct.pack("<HH", code, len(value)) + _padded(value)
 
 
 def write(out: BinaryIO, cards: Iterable[str], frames: Iterable[tuple[Frame, int]], comment: str = "") -> int:
@@ -25,34 +52,25 @@ def write(out: BinaryIO, cards: Iterable[str], frames: Iterable[tuple[Frame, int
     `cards` are the addresses of the guest's cards (text).  Each packet has its direction, as the
     guest sees it, and a comment with the tick and the frame's number.
     """
-    options = _option(_USER_APPLICATION, b"tt") + (_option(_COMMENT, comment.encode()) if comment else b"")
-    out.write(_block(_SECTION, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1), options))
+    told = option(COMMENT, comment.encode()) if comment else b""
+    out.write(section(option(_USER_APPLICATION, b"tt") + told))
     for number, mac in enumerate(cards):
-        options = _option(_IF_NAME, f"ethernet{number}".encode())
-        options += _option(_IF_MAC, bytes.fromhex(mac.replace(":", "")))
-        options += _option(_IF_RESOLUTION, b"\x09")  # ns
-        out.write(_block(_INTERFACE, struct.pack("<HHI", _ETHERNET, 0, 0), options))
+        address = bytes.fromhex(mac.replace(":", ""))
+        out.write(interface(option(_IF_NAME, f"ethernet{number}".encode()) + option(_IF_MAC, address)))
     count = 0
     for frame, at_ns in frames:
-        size = len(frame.data)
-        head = struct.pack("<IIIII", frame.card, at_ns >> 32, at_ns & 0xFFFFFFFF, size, size)
-        direction = "in" if frame.incoming else "out"
-        note = f"tick {frame.tick}, frame {frame.number}, {direction}"
-        options = _option(_COMMENT, note.encode())
-        options += _option(_FLAGS, struct.pack("<I", _IN if frame.incoming else _OUT))
-        out.write(_block(_PACKET, head + _padded(frame.data), options))
+        note = f"tick {frame.tick}, frame {frame.number}, {'in' if frame.incoming else 'out'}"
+        way = struct.pack("<I", _IN if frame.incoming else _OUT)
+        options = option(COMMENT, note.encode()) + option(_FLAGS, way)
+        out.write(packet(frame.card, at_ns, frame.data, options))
         count += 1
     return count
 
 
 def _block(kind: int, body: bytes, options: bytes) -> bytes:
-    options += bytes(4)  # the end of the options
-    size = 12 + len(body) + len(options)
-    return struct.pack("<II", kind, size) + body + options + struct.pack("<I", size)
-
-
-def _option(code: int, value: bytes) -> bytes:
-    return struct.pack("<HH", code, len(value)) + _padded(value)
+    body += options + (bytes(4) if options else b"")  # the end of the options
+    size = struct.pack("<I", 12 + len(body))
+    return struct.pack("<I", kind) + size + body + size
 
 
 def _padded(data: bytes) -> bytes:

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tt.errors import BadInput, TTError
-from tt.net.ends import MAX_FRAME, MIN_FRAME, Nothing
+from tt.frames import pcapng
+from tt.frames.pcapng import BYTE_ORDER, ETHERNET, INTERFACE, PACKET, RESOLUTION, SECTION
+from tt.net.ends import Nothing
+from tt.vmm.messages import LONGEST_FRAME, SHORTEST_FRAME
 
-_ETHERNET = 1
 _LARGEST = 1 << 30  # a file is read whole
-_SECTION, _INTERFACE, _PACKET_OLD, _PACKET_SIMPLE, _PACKET = 0x0A0D0D0A, 1, 2, 3, 6
-_ORDER = 0x1A2B3C4D
-_END, _RESOLUTION, _OFFSET = 0, 9, 14
+_PACKET_OLD, _PACKET_SIMPLE = 2, 3
+_END, _OFFSET = 0, 14
 _MAGIC_US, _MAGIC_NS = 0xA1B2C3D4, 0xA1B23C4D
 _NS = 1_000_000_000
 
@@ -38,14 +39,14 @@ def read_capture(path: Path) -> list[tuple[int, bytes]]:
         raise BadInput(f"cannot read {path}: {e.strerror or e}") from None
     try:
         kind = data[:4]
-        if kind == _SECTION.to_bytes(4, "little"):
+        if kind == SECTION.to_bytes(4, "little"):
             frames = list(_read_pcapng(data))
         elif order := next((o for o in "<>" if _pcap_unit(kind, o)), ""):
             frames = list(_read_pcap(data, order))
         else:
             raise BadInput("it is neither pcap nor pcapng")
         for number, (_at, frame) in enumerate(frames, 1):
-            if not MIN_FRAME <= len(frame) <= MAX_FRAME:
+            if not SHORTEST_FRAME <= len(frame) <= LONGEST_FRAME:
                 raise BadInput(f"frame {number} has {len(frame):,} bytes, which no Ethernet frame has")
     except BadInput as e:
         raise BadInput(f"{path} cannot be played: {e}") from None
@@ -106,9 +107,7 @@ class Writer(Nothing):
         self._epoch_ns = epoch * _NS
         try:
             self._file = path.open("xb")
-            self._file.write(_block(_SECTION, struct.pack("<IHHq", _ORDER, 1, 0, -1)))
-            resolution = struct.pack("<HHB3xI", _RESOLUTION, 1, 9, _END)
-            self._file.write(_block(_INTERFACE, struct.pack("<HHI", _ETHERNET, 0, 0) + resolution))
+            self._file.write(pcapng.section() + pcapng.interface())
             self._file.flush()
         except OSError as e:
             raise TTError(f"cannot write {path}: {e.strerror or e}") from None
@@ -118,10 +117,8 @@ class Writer(Nothing):
         if self._file.closed:
             self.lost += 1
             return
-        at, size = self._epoch_ns + now_ns, len(frame)
-        head = struct.pack("<IIIII", 0, at >> 32, at & 0xFFFFFFFF, size, size)
         try:
-            self._file.write(_block(_PACKET, head + frame + bytes(-size % 4)))
+            self._file.write(pcapng.packet(0, self._epoch_ns + now_ns, frame))
         except OSError as e:
             self._fail(e)
 
@@ -138,11 +135,6 @@ class Writer(Nothing):
         self._say(f"{self.name} cannot be written any more: {error.strerror or error}")
         with contextlib.suppress(OSError):
             self._file.close()
-
-
-def _block(kind: int, body: bytes) -> bytes:
-    size = struct.pack("<I", 12 + len(body))
-    return kind.to_bytes(4, "little") + size + body + size
 
 
 def _pcap_unit(magic: bytes, order: str) -> int:
@@ -167,9 +159,9 @@ def _read_pcapng(data: bytes) -> Iterator[tuple[int, bytes]]:
     order, at, time_ns = "<", 0, 0
     scales: list[Callable[[int], int]] = []  # of each interface of the section, from its units to ns
     while at < len(data):
-        if data[at : at + 4] == _SECTION.to_bytes(4, "little"):
-            order = "<" if struct.unpack_from("<I", data, at + 8)[0] == _ORDER else ">"
-            if struct.unpack_from(f"{order}I", data, at + 8)[0] != _ORDER:
+        if data[at : at + 4] == SECTION.to_bytes(4, "little"):
+            order = "<" if struct.unpack_from("<I", data, at + 8)[0] == BYTE_ORDER else ">"
+            if struct.unpack_from(f"{order}I", data, at + 8)[0] != BYTE_ORDER:
                 raise BadInput("a section of it has no byte order")
             scales = []
         kind, size = struct.unpack_from(f"{order}II", data, at)
@@ -177,12 +169,12 @@ def _read_pcapng(data: bytes) -> Iterator[tuple[int, bytes]]:
         if size < 12 or size % 4 or at + size > len(data):
             raise BadInput("it ends in the middle of a block")
         at += size
-        if kind == _INTERFACE:
+        if kind == INTERFACE:
             _check_link(struct.unpack_from(f"{order}H", body)[0])
             scales.append(_scale(body[8:], order))
-        elif kind in (_PACKET, _PACKET_OLD):
+        elif kind in (PACKET, _PACKET_OLD):
             first, high, low, length, whole = struct.unpack_from(f"{order}IIIII", body)
-            interface = first if kind == _PACKET else struct.unpack_from(f"{order}H", body)[0]
+            interface = first if kind == PACKET else struct.unpack_from(f"{order}H", body)[0]
             if interface >= len(scales):
                 raise BadInput(f"a frame of it is of interface {interface}, which was not described")
             time_ns = scales[interface](high << 32 | low)
@@ -199,7 +191,7 @@ def _scale(options: bytes, order: str) -> Callable[[int], int]:
         code, size = struct.unpack_from(f"{order}HH", options, at)
         if code == _END:
             break
-        if code == _RESOLUTION:
+        if code == RESOLUTION:
             resolution = options[at + 4]
         elif code == _OFFSET:
             offset_ns = struct.unpack_from(f"{order}q", options, at + 4)[0] * _NS
@@ -219,5 +211,5 @@ def _piece(data: bytes, at: int, size: int, whole: int) -> bytes:
 
 
 def _check_link(kind: int) -> None:
-    if kind != _ETHERNET:
+    if kind != ETHERNET:
         raise BadInput(f"its frames are of the kind {kind} (LINKTYPE), and only Ethernet (1) can be played")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-MIN_FRAME, MAX_FRAME = 14, 65_550
-"""Bytes of a frame: an Ethernet header, with the longest IP packet behind it."""
-
 
 class End(Protocol):
     """The far end of a cable.

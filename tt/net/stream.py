@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tt.errors import TTError, UsageError
-from tt.net.ends import MAX_FRAME, MIN_FRAME
+from tt.vmm.messages import LONGEST_FRAME, SHORTEST_FRAME
 
 _LENGTH = struct.Struct(">I")
 _READ_BYTES = 256 << 10
@@ -136,14 +136,14 @@ class Stream:
         at, end = 0, len(self._in)
         while end - at >= 4:
             (size,) = _LENGTH.unpack_from(self._in, at)
-            if not 0 < size <= MAX_FRAME:
+            if not 0 < size <= LONGEST_FRAME:
                 self._hang_up(
-                    f"it sent a frame of {size:,} bytes, which none can have (at most {MAX_FRAME:,})"
+                    f"it sent a frame of {size:,} bytes, which none can have (at most {LONGEST_FRAME:,})"
                 )
                 return
             if end - at < 4 + size:
                 break
-            if size >= MIN_FRAME:
+            if size >= SHORTEST_FRAME:
                 self._frames.append(bytes(self._in[at + 4 : at + 4 + size]))
             at += 4 + size
         del self._in[:at]

@@ -12,8 +12,8 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from tt.net.ends import MAX_FRAME, MIN_FRAME
 from tt.net.link import Conditions, Link
+from tt.vmm.messages import LONGEST_FRAME, SHORTEST_FRAME
 
 AGEING_NS = 300_000_000_000
 """An address that sent nothing for this long is forgotten (802.1D, table 7-5)."""
@@ -93,7 +93,7 @@ class Switch:
 
     def send(self, port: int, frame: bytes, now_ns: int) -> None:
         """Put a frame into the cable at `port`."""
-        if not MIN_FRAME <= len(frame) <= MAX_FRAME or self._bytes >= _ON_THE_WAY:
+        if not SHORTEST_FRAME <= len(frame) <= LONGEST_FRAME or self._bytes >= _ON_THE_WAY:
             self.lost += 1
             return
         for at_ns, what in self._up[port].carry(now_ns, frame):

@@ -108,9 +108,8 @@ class LiveSource:
         self.stop_requested = False
         self.stop_reason = ""
         self.now_ns: Callable[[], int] = lambda: 0  # guest time, set by the owner of the machine
-        self.ticks_until: Callable[[int], int] = lambda ns: (
-            0
-        )  # the tick at which guest time is `ns`: the same
+        # The tick at which guest time has reached so many ns, and whether the guest listens: set likewise.
+        self.ticks_until: Callable[[int], int] = lambda ns: 0
         self.wants_input: Callable[[], bool] = lambda: False
         self.looked_up: Callable[[], None] = lambda: None  # called often, on the machine's thread
         self._script = deque(script)
@@ -240,10 +239,9 @@ class LiveSource:
         begin = time.monotonic()
         late_s = begin - self._ahead_s - now / 1e9  # how far guest time lags behind
         if most_ns is not None and late_s * 1e9 >= most_ns:
-            # With a network it does not make up for lost time: what comes would find it only late.
-            if late_s > (
-                1 if self.network is None else 0.01
-            ):  # too slow for the host's clock: start again from now
+            # Too slow for the host's clock: it starts again from now.  With a network it does so at once,
+            # for what comes would find a guest that makes up for lost time only late.
+            if late_s > (1 if self.network is None else 0.01):
                 self._ahead_s = begin - (now + most_ns) / 1e9
             return most_ns
         wait = min(

@@ -19,6 +19,7 @@ from tt.events import Event, Kind, Role
 from tt.vmm.clock import Clock
 from tt.vmm.disk import SECTOR, OverlayDisk
 from tt.vmm.engine import BREAK, CATCH, FOREVER, WATCH, Engine
+from tt.vmm.messages import EthernetLink, EthernetReceive
 from tt.vmm.nondeterminism import Door, Source
 from tt.vmm.router import Router
 from tt.vmm.state import Ns, misfit, unpack
@@ -174,6 +175,10 @@ class Machine(abc.ABC):
                         self._apply(event)
                     elif event.kind in (Kind.ROUTE, Kind.PARENT_LATER):
                         self.router.take(event)
+                    elif event.kind is Kind.FRAME_IN:
+                        self.router.deliver(f"ethernet{event.unit}", EthernetReceive(event.data))
+                    elif event.kind is Kind.LINK:
+                        self.router.deliver(f"ethernet{event.unit}", EthernetLink(bool(event.value)))
                     else:
                         self.input(event)
                 if put_off:

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from tt.errors import BadInput
 
 SECTOR = 512
+SHORTEST_FRAME, LONGEST_FRAME = 14, 65_550
+"""Bytes of a frame: an Ethernet header, with a VLAN tag and the longest IP packet behind it at most."""
 _U64 = struct.Struct("<Q")
 _TWO = struct.Struct("<QQ")
 

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tt.vmm.engine import FOREVER
-from tt.vmm.machine import Machine, Stop
+from tt.vmm.machine import NETWORK_SLICE_TICKS, Machine, Stop
+
+if TYPE_CHECKING:
+    from tt.vmm.live import LiveSource
+
+
+def attach(source: LiveSource, machine: Machine) -> None:
+    """Tell a live source of its machine: its time, whether it listens, and its network cards."""
+    source.now_ns = machine.clock.now
+    source.ticks_until = machine.clock.ticks_until
+    source.wants_input = lambda: machine.wants_input
+    if source.network is not None:
+        source.network.room = machine.frame_room
+        machine.slice_ticks = NETWORK_SLICE_TICKS
 
 
 def run(machine: Machine, until: int = FOREVER, *, pausing: bool = True) -> Stop:

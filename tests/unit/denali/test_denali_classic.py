@@ -10,6 +10,7 @@ from test_denali_network import NETWORK, arrive, frame, info, rig_with, sent
 
 from tt.vmm.denali.classic import RAP, RDP, RESET, Csr0
 from tt.vmm.denali.registers import REFUSED, Call, CardItem
+from tt.vmm.messages import EthernetLink
 
 BLOCK, IN, OUT, BUFFERS = 0x8000, 0x8100, 0x8200, 0xA000
 OWN, ERR, BUFF, WHOLE = 0x8000, 0x4000, 0x0400, 0x0300
@@ -213,7 +214,7 @@ def test_what_is_no_frame_is_not_sent(addr: int, size: int, status: int) -> None
 
 def test_no_link_no_carrier() -> None:
     rig = started()
-    rig.board.cards.link_input(0, up=False)
+    rig.board.router.deliver("ethernet0", EthernetLink(False))
     arrive(rig, frame(1))
     descriptor(rig, OUT, 0, BUFFERS, 60, OWN | WHOLE)
     set_csr(rig, 0, Csr0.IENA | Csr0.TDMD)

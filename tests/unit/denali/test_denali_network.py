@@ -12,7 +12,7 @@ from tt.events import Kind
 from tt.vmm.config import NetConfig, default_mac
 from tt.vmm.denali.ethernet import LONGEST, MORE, QUEUE_FRAMES
 from tt.vmm.denali.registers import REFUSED, Call, CardItem, EventBit, Register
-from tt.vmm.messages import EthernetReceive
+from tt.vmm.messages import EthernetLink, EthernetReceive
 
 NETWORK = EventBit.NETWORK
 FIRST, SECOND, THIRD = 0x8000, 0x9000, 0xA000
@@ -33,7 +33,7 @@ def frame(number: int, size: int = 60) -> bytes:
 
 def arrive(rig: Rig, *frames: bytes, card: int = 0) -> None:
     for each in frames:
-        rig.board.cards.frame_input(card, each)
+        rig.board.router.deliver(f"ethernet{card}", EthernetReceive(each))
 
 
 def give(rig: Rig, *pages: int, card: int = 0) -> None:
@@ -77,7 +77,7 @@ def test_a_machine_without_cards_is_as_before() -> None:
     assert {rig.call(number, card, 0) for number in range(13, 32) for card in (0, REFUSED)} == {REFUSED}
     assert "cards" not in rig.board.save()
     arrive(rig, frame(1))
-    rig.board.cards.link_input(0, up=False)
+    rig.board.router.deliver("ethernet0", EthernetLink(False))
     assert rig.board.cards.room(0) is None
     assert rig.compute() == 0
 
@@ -289,7 +289,7 @@ def test_a_link_that_is_down() -> None:
     rig = rig_with()
     give(rig, FIRST)
     arrive(rig, frame(1))
-    rig.board.cards.link_input(0, up=False)
+    rig.board.router.deliver("ethernet0", EthernetLink(False))
     assert info(rig, CardItem.LINK) == 0
     assert rig.board.cards.room(0) is None
     arrive(rig, frame(2))
@@ -300,9 +300,9 @@ def test_a_link_that_is_down() -> None:
     assert rig.compute() == NETWORK
     assert receive(rig)[1] == frame(1)  # it had come before
     rig.take_events()
-    rig.board.cards.link_input(0, up=False)
+    rig.board.router.deliver("ethernet0", EthernetLink(False))
     assert rig.compute() == 0  # nothing new
-    rig.board.cards.link_input(0, up=True)
+    rig.board.router.deliver("ethernet0", EthernetLink(True))
     assert rig.compute() == NETWORK
     assert rig.call(Call.NET_RECEIVE, 0, REFUSED) == 0
     assert rig.call(Call.NET_SEND, 0, FIRST, 60) == 60
@@ -338,7 +338,7 @@ def test_frames_without_a_page_wake_nobody() -> None:
 def test_a_link_wakes_an_idling_guest() -> None:
     rig = rig_with("classic")
     rig.take_events(on=False)
-    rig.board.cards.link_input(0, up=False)
+    rig.board.router.deliver("ethernet0", EthernetLink(False))
     assert rig.idle(REFUSED) == (NETWORK, 0)
 
 

@@ -16,6 +16,7 @@ from test_denali_network import arrive, frame, give, rig_with
 from tt.errors import BadState
 from tt.vmm.denali.classic import RAP, RDP, RESET
 from tt.vmm.denali.registers import REFUSED, Call
+from tt.vmm.messages import EthernetLink
 
 RINGS = 0x10000
 pages = st.sampled_from([0x3000, 0x4000, 0x5000, 0x6000, 0x1000, 0x5001, REFUSED])
@@ -52,7 +53,7 @@ def carry_out(rig: Rig, step: tuple[Any, ...]) -> Any:
         case ("frame", card, size):
             return arrive(rig, frame(rig.tick, size), card=card)
         case ("link", card, up):
-            return rig.board.cards.link_input(card, up)
+            return rig.board.router.deliver(f"ethernet{card}", EthernetLink(up))
         case ("enable", on):
             return rig.take_events(on)
         case ("call", number, *arguments):

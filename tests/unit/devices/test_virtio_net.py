@@ -15,8 +15,9 @@ from virtio_driver import INDIRECT, NEXT, WRITE, Driver
 
 from tt.errors import BadInput
 from tt.events import Kind
-from tt.vmm.devices.virtio_net import MOST_BYTES, VirtioNet
+from tt.vmm.devices.virtio_net import VirtioNet
 from tt.vmm.devices.virtio_pci import VirtioPci
+from tt.vmm.messages import LONGEST_FRAME
 from tt.vmm.router import Router
 from tt.vmm.wiring import wire_ethernet
 
@@ -114,7 +115,7 @@ def test_what_is_no_frame_is_refused(features: int, header: int) -> None:
         bytes(1),
         bytes(header),
         bytes(header + 13),
-        bytes(header) + bytes(MOST_BYTES + 1),
+        bytes(header) + bytes(LONGEST_FRAME + 1),
         bytes(70_000),
     ]
     checksum = b"\x01" + bytes(header - 1) + frame(60)
@@ -200,7 +201,7 @@ def test_buffers_that_do_not_suffice_are_left_alone(features: int, header: int) 
     assert bench.rig.memory.read(at[0] + header, 59) == frame(59)
 
 
-@pytest.mark.parametrize("size", [0, 1, 13, MOST_BYTES + 1, 70_000])
+@pytest.mark.parametrize("size", [0, 1, 13, LONGEST_FRAME + 1, 70_000])
 def test_what_is_no_frame_is_dropped(size: int) -> None:
     bench = Bench()
     bench.give(80_000)
@@ -452,7 +453,7 @@ def test_asking_for_room_changes_nothing() -> None:
     table=st.binary(min_size=128, max_size=128),
     index=st.integers(0, 300),
     heads=st.lists(st.integers(0, 8), max_size=8),
-    sizes=st.lists(st.sampled_from([0, 13, 14, 60, 1514, MOST_BYTES, 70_000]), max_size=4),
+    sizes=st.lists(st.sampled_from([0, 13, 14, 60, 1514, LONGEST_FRAME, 70_000]), max_size=4),
     queue=st.sampled_from(["rx", "tx"]),
     tame=st.booleans(),
     features=st.sampled_from([F_MAC, ALL]),

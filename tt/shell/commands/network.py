@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,12 @@ from tt.log.text import printable
 from tt.position import format_tick
 from tt.replay import config_of
 from tt.shell.command import Arguments, command, shorten
+from tt.shell.commands.recorded import heeded
 from tt.shell.targets import count
 
 if TYPE_CHECKING:
     from tt.frames.dissect import Packet
     from tt.frames.streams import Stream
-    from tt.log import Frame
     from tt.shell.session import Session
 
 _MOST_LINES = 10_000
@@ -151,15 +151,7 @@ def _follow(session: Session, number: int) -> Answer:
 def _packets(session: Session) -> Iterator[Packet]:
     from tt.frames.dissect import Dissector
 
-    return map(Dissector(), _heeded(session, session.trace.frames()))
-
-
-def _heeded(session: Session, frames: Iterable[Frame]) -> Iterator[Frame]:
-    """Yield the same, listening for Ctrl-C."""
-    for at, frame in enumerate(frames):
-        if at % 1024 == 0:
-            session.heed(session.tick)
-        yield frame
+    return map(Dissector(), heeded(session, session.trace.frames()))
 
 
 def _line(packet: Packet, wide: int) -> str:

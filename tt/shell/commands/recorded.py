@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tt import inspect
 from tt.errors import UsageError
@@ -19,6 +19,8 @@ from tt.shell.targets import count
 
 if TYPE_CHECKING:
     from tt.shell.session import Session
+
+T = TypeVar("T")
 
 _MOST_LINES = 10_000
 _LONGEST_DATA = 60
@@ -56,7 +58,7 @@ def events(session: Session, arguments: Arguments) -> Answer:
         kinds.update(known[name] for name in meant)
     trace, tick = session.trace, session.tick
     wanted = kinds or None
-    after = list(islice(_heeded(session, trace.numbered_events(tick, kinds=wanted)), number))
+    after = list(islice(heeded(session, trace.numbered_events(tick, kinds=wanted)), number))
     before = _before(session, number, wanted)
     half = min(len(before), max(number // 2, number - len(after)))
     chosen = [*before[len(before) - half :], *after[: number - half]]
@@ -96,7 +98,7 @@ def timeline(session: Session, arguments: Arguments) -> Answer:
     end = trace.end_tick
     ticks: dict[str, list[int]] = {name: [] for name, _kinds in _ROWS}
     row_of = {kind: name for name, kinds in _ROWS for kind in kinds}
-    for _number, event in _heeded(session, trace.numbered_events(kinds=set(row_of))):
+    for _number, event in heeded(session, trace.numbered_events(kinds=set(row_of))):
         ticks[row_of[event.kind]].append(event.tick)
     ticks["checkpoints"] = session.timeline.checkpoint_ticks
     ticks["bookmarks"] = list(session.bookmarks.values())
@@ -120,7 +122,7 @@ def kind_name(kind: Kind) -> str:
 # ---- how
 
 
-def _heeded(session: Session, found: Iterable[tuple[int, Event]]) -> Iterator[tuple[int, Event]]:
+def heeded(session: Session, found: Iterable[T]) -> Iterator[T]:
     """Yield the same, listening for Ctrl-C."""
     for at, each in enumerate(found):
         if at % 4096 == 0:
@@ -134,7 +136,7 @@ def _before(session: Session, number: int, kinds: set[Kind] | None) -> list[tupl
     span = _FIRST_SPAN
     while end > 0 and len(found) < number:
         begin = max(0, end - span)
-        stretch = _heeded(session, trace.numbered_events(begin, end - 1, kinds))
+        stretch = heeded(session, trace.numbered_events(begin, end - 1, kinds))
         found = [*deque(stretch, maxlen=number - len(found)), *found]
         end, span = begin, 4 * span
     return found

@@ -23,7 +23,6 @@ from tt.errors import TTError, UsageError
 from tt.events import ANSWERS, INPUTS, Event, Kind
 from tt.log import BackgroundWriter
 from tt.log.chunks import MAX_DATA
-from tt.net.ends import MAX_FRAME, MIN_FRAME
 from tt.recording import (
     CHECKPOINT_RAM,
     LiveRun,
@@ -35,11 +34,13 @@ from tt.travel.branches.family import parent_entry
 from tt.travel.branches.outside import BranchSource, KeptInputs
 from tt.travel.branches.past import Past, copy_files
 from tt.travel.interrupts import noted
+from tt.vmm import running
 from tt.vmm.build import build_machine
 from tt.vmm.disk import SECTOR
 from tt.vmm.engine import FOREVER
 from tt.vmm.live import COMMIT_EVERY_S, Network
-from tt.vmm.machine import NETWORK_SLICE_TICKS, Machine, Stop
+from tt.vmm.machine import Machine, Stop
+from tt.vmm.messages import LONGEST_FRAME, SHORTEST_FRAME
 
 if TYPE_CHECKING:
     from tt.travel.timeline import Timeline
@@ -116,9 +117,6 @@ class Fork:
         self.machine.restore(timeline.machine.snapshot())
         if kept is None:
             self.machine.router.restore_all()  # the parents of its devices are not here
-        self._source.now_ns = self.machine.clock.now
-        self._source.ticks_until = self.machine.clock.ticks_until
-        self._source.wants_input = lambda: self.machine.wants_input
         if past.printed is not None:
             self._source.see(past.printed)
         meta = dict(parent.meta)
@@ -129,7 +127,9 @@ class Fork:
             meta["networks"] = list(self.cables.told)
         if network is None or isinstance(network, Sequence):
             network = self.cables.open(config.nets, past.links, say)
-        self._connect(network)
+        self._source.network = network
+        self._source.pace = network is not None  # whoever is there keeps the host's time
+        running.attach(self._source, self.machine)
         checkpoint_bytes = CHECKPOINT_RAM * config.mem_bytes
         try:
             self._writer = BackgroundWriter(self.path, meta, checkpoint_bytes=checkpoint_bytes)
@@ -236,8 +236,10 @@ class Fork:
     def receive_frame(self, card: int, frame: bytes) -> None:
         """Let network card `card` get a frame with the next step; it ends before the checksum."""
         self._check_card(card)
-        if not MIN_FRAME <= len(frame) <= MAX_FRAME:
-            raise UsageError(f"{len(frame):,} bytes are no frame: it has {MIN_FRAME} to {MAX_FRAME:,}")
+        if not SHORTEST_FRAME <= len(frame) <= LONGEST_FRAME:
+            raise UsageError(
+                f"{len(frame):,} bytes are no frame: it has {SHORTEST_FRAME} to {LONGEST_FRAME:,}"
+            )
         self._source.give(Event(0, Kind.FRAME_IN, card, 0, frame))
 
     def plug(self, card: int, up: bool) -> None:
@@ -396,13 +398,6 @@ class Fork:
         cards = len(self.cables.told)
         if not 0 <= card < cards:
             raise UsageError(f"there is no network card {card}: the machine has {cards}")
-
-    def _connect(self, network: Network | None) -> None:
-        self._source.network = network
-        self._source.pace = network is not None  # whoever is there keeps the host's time
-        if network is not None:
-            network.room = self.machine.frame_room
-            self.machine.slice_ticks = NETWORK_SLICE_TICKS
 
     def _let_go(self) -> None:
         if self._source.network is not None:

@@ -24,13 +24,14 @@ from typing import Annotated, Any
 
 from tt.vmm.denali.registers import REFUSED, is_buffer
 from tt.vmm.memory import Memory
+from tt.vmm.messages import SHORTEST_FRAME as SHORTEST
 from tt.vmm.messages import EthernetSend
 from tt.vmm.router import Port
 from tt.vmm.state import U16, U32, U64, AtMost, misfit, pack, unpack
 
 RDP, RAP, RESET = 0x10, 0x14, 0x18
-SHORTEST, LONGEST = 14, 1518
-"""Bytes of the shortest and the longest frame, a VLAN tag counted, the checksum not."""
+LONGEST = 1518
+"""Bytes of the longest frame, a VLAN tag counted, the checksum not."""
 
 MOST_WAITING = 512
 """Most frames that wait for a hand-over."""

@@ -18,14 +18,12 @@ from tt.vmm.config import NetConfig
 from tt.vmm.denali.classic import ClassicCard
 from tt.vmm.denali.registers import PAGE, REFUSED, Call, CardItem, is_buffer
 from tt.vmm.memory import Memory
-from tt.vmm.messages import EthernetLink, EthernetReceive, EthernetSend
+from tt.vmm.messages import SHORTEST_FRAME as SHORTEST
+from tt.vmm.messages import EthernetSend
 from tt.vmm.nondeterminism import Door
 from tt.vmm.router import Port, Router
 from tt.vmm.state import U64, AtMost, misfit, pack, unpack
 from tt.vmm.wiring import wire_ethernet
-
-SHORTEST = 14
-"""Bytes of the shortest frame: two addresses and a type."""
 
 LONGEST = PAGE
 """Bytes of the longest frame of a card of the model `denali`."""
@@ -250,12 +248,10 @@ class Cards:
         if len(nets) > MOST_CARDS:
             raise UsageError(f"a Denali machine has at most {MOST_CARDS} network cards, not {len(nets)}")
         self._held: set[int] = set()
-        self._ports: list[Port] = []
         self._cards: list[DenaliCard | ClassicCard] = []
         self._addresses = [int.from_bytes(net.address, "little") for net in nets]
         for number, net in enumerate(nets):
             port = self._wire(router, door, number)
-            self._ports.append(port)
             if net.model == "denali":
                 self._cards.append(DenaliCard(port, memory, self._held))
             elif net.model == "classic":
@@ -286,16 +282,6 @@ class Cards:
         elif number == Call.NET_PORT_WRITE:
             return card.write_port(rsi, rdx)
         return REFUSED
-
-    def frame_input(self, card: int, frame: bytes) -> None:
-        """Give card `card` a frame; a card that is not there ignores it."""
-        if card < len(self._ports):
-            self._ports[card].send(EthernetReceive(frame))
-
-    def link_input(self, card: int, up: bool) -> None:
-        """Plug the cable of card `card` in, or pull it out; a card that is not there ignores it."""
-        if card < len(self._ports):
-            self._ports[card].send(EthernetLink(up))
 
     def room(self, card: int) -> int | None:
         """Return how many frames card `card` has room for, None where nobody listens."""

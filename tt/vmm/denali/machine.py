@@ -117,18 +117,12 @@ class DenaliMachine(Machine):
         return self._board.cards.room(card)
 
     def input(self, event: Event) -> None:
-        """Take an input from the door: bytes typed into the console, a frame, a cable."""
-        match event.kind:
-            case Kind.INPUT:
-                self._board.typed(event.data)
-            case Kind.FRAME_IN:
-                self._board.cards.frame_input(event.unit, event.data)
-            case Kind.LINK:
-                self._board.cards.link_input(event.unit, bool(event.value))
-            case _:
-                raise TTError(
-                    f"an input of kind {event.kind.name} reached a denali machine: the trace is damaged"
-                )
+        """Take an input from the door: bytes typed into the console."""
+        if event.kind is not Kind.INPUT:
+            raise TTError(
+                f"an input of kind {event.kind.name} reached a denali machine: the trace is damaged"
+            )
+        self._board.typed(event.data)
 
 
 def _cpuid_table() -> list[tuple[int, int | None, int, int, int, int]]:

@@ -21,7 +21,7 @@ from tt.vmm.devices.e1000_boards import Eeprom, EepromState, Phy, PhyState
 from tt.vmm.devices.e1000_send import MOST_BYTES, Sender, SendState
 from tt.vmm.line import Line
 from tt.vmm.memory import Memory
-from tt.vmm.messages import EthernetSend
+from tt.vmm.messages import SHORTEST_FRAME, EthernetSend
 from tt.vmm.router import Port
 from tt.vmm.state import U32, AtMost, misfit, pack, unpack
 
@@ -91,7 +91,7 @@ class E1000:
     def receive(self, frame: bytes) -> None:
         """Take a frame from the cable (section 3.2)."""
         control = self._registers.get(r.RCTL, 0)
-        if not self._link or not control & r.RCTL_EN or len(frame) < 14:
+        if not self._link or not control & r.RCTL_EN or len(frame) < SHORTEST_FRAME:
             return
         frame = frame.ljust(_MIN_FRAME, b"\0")  # nothing shorter is on a cable
         self._count_received(frame, good=False)

@@ -16,7 +16,7 @@ TDBAL, TDBAH, TDLEN, TDH, TDT, TIDV = 0x3800, 0x3804, 0x3808, 0x3810, 0x3818, 0x
 TXDCTL, TADV, TSPMT = 0x3828, 0x382C, 0x3830
 RXCSUM, MTA, RAL, RAH, VFTA = 0x5000, 0x5200, 0x5400, 0x5404, 0x5600
 WUC, WUFC, WUS, MANC = 0x5800, 0x5808, 0x5810, 0x5820
-MPC, RNBC, RUC, ROC = 0x4010, 0x40A0, 0x40A4, 0x40AC
+MPC, RNBC, ROC = 0x4010, 0x40A0, 0x40AC
 GPRC, BPRC, MPRC, GPTC = 0x4074, 0x4078, 0x407C, 0x4080
 GORCL, GOTCL, TORL, TOTL = 0x4088, 0x4090, 0x40C0, 0x40C8  # 64 bits each
 TPR, TPT, MPTC, BPTC = 0x40D0, 0x40D4, 0x40F0, 0x40F4
@@ -51,9 +51,7 @@ AT_RESET = {
     CTRL: 0x0014_0241,  # full duplex, SLU, 1000 Mb/s, the software-defined pins
     PBA: 0x0010_0030,
     LEDCTL: 0x0706_0302,
-    MANC: 0,
     VET: 0x8100,
-    TXDCTL: 0,
     RXDCTL: 1 << 16,
 }
 """What registers hold after a reset, where that is not 0."""

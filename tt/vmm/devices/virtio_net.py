@@ -17,15 +17,11 @@ from typing import Any
 
 from tt.vmm.devices.virtio_pci import Queue
 from tt.vmm.devices.virtqueue import Chain
-from tt.vmm.messages import EthernetSend
+from tt.vmm.messages import LONGEST_FRAME, SHORTEST_FRAME, EthernetSend
 from tt.vmm.router import Port
 from tt.vmm.state import U64, pack, unpack
 
 PCI_CLASS = 0x02_00_00  # network, Ethernet
-HEADER_BYTES = 14
-"""An Ethernet header: two addresses and a type."""
-MOST_BYTES = 65_550
-"""The longest frame: a header, a VLAN tag or none, and the longest IP packet."""
 _F_MAC, _F_MRG_RXBUF, _F_STATUS = 1 << 5, 1 << 15, 1 << 16
 _HEADER, _MERGEABLE_HEADER = 10, 12
 _RECEIVE, _SEND = 0, 1
@@ -79,7 +75,7 @@ class VirtioNet:
     def receive(self, frame: bytes) -> None:
         """Give the driver a frame, or count it as dropped where there is no room for it."""
         queue = self._queues[_RECEIVE]
-        whole = HEADER_BYTES <= len(frame) <= MOST_BYTES
+        whole = SHORTEST_FRAME <= len(frame) <= LONGEST_FRAME
         if whole and queue is not None and self.state.link and self._store(queue, frame):
             self.state.received += 1
             queue.tell()
@@ -118,7 +114,7 @@ class VirtioNet:
     def _send(self, packet: bytes, header: int) -> None:
         frame = packet[header:]
         offloads = packet[0] & 1 or packet[1] if len(packet) > 1 else 0
-        if offloads or not HEADER_BYTES <= len(frame) <= MOST_BYTES:
+        if offloads or not SHORTEST_FRAME <= len(frame) <= LONGEST_FRAME:
             self.state.refused += 1  # it asks for what was not offered, or is no frame
         elif self.state.link:
             self.state.sent += 1

@@ -29,7 +29,7 @@ from tt.vmm.devices.uart16550 import Uart16550
 from tt.vmm.disk import Disk
 from tt.vmm.line import Line
 from tt.vmm.memory import Memory
-from tt.vmm.messages import ConsoleInput, ConsoleWrite, EthernetLink, EthernetReceive
+from tt.vmm.messages import ConsoleInput, ConsoleWrite
 from tt.vmm.nondeterminism import Door
 from tt.vmm.pc import firmware as left_behind
 from tt.vmm.router import Port, Router
@@ -122,7 +122,6 @@ class Board:
             self._plug(1 + index, f"virtio-blk{index}", memory, backend, virtio_blk.PCI_CLASS)
         rng = virtio_rng.VirtioRng(door, entropy)
         self._plug(1 + len(disks), "virtio-rng", memory, rng, virtio_rng.PCI_CLASS)
-        self._ethernet: list[Port] = []
         self._cards: list[virtio_net.VirtioNet | e1000.E1000] = []
         for card, net in enumerate(nets):
             self._plug_net(2 + len(disks) + card, card, net, memory)
@@ -137,11 +136,6 @@ class Board:
         if unit == 0:
             self._console.send(ConsoleInput(data))
 
-    def frame_input(self, card: int, frame: bytes) -> None:
-        """Give card `card` a frame; cards that are not there ignore it."""
-        if card < len(self._ethernet):
-            self._ethernet[card].send(EthernetReceive(frame))
-
     def frame_room(self, card: int) -> int | None:
         """Return how many frames card `card` has room for, None where nobody listens."""
         return self._cards[card].room if card < len(self._cards) else None
@@ -149,11 +143,6 @@ class Board:
     def frame_counters(self, card: int) -> dict[str, int]:
         """Return what card `card` has counted, by name."""
         return self._cards[card].counters if card < len(self._cards) else {}
-
-    def link_input(self, card: int, up: bool) -> None:
-        """Plug the cable of card `card` in, or pull it out; cards that are not there ignore it."""
-        if card < len(self._ethernet):
-            self._ethernet[card].send(EthernetLink(up))
 
     def wakes_ns(self) -> int | None:
         """Return the guest ns of the next timer; None if none can ever interrupt."""
@@ -251,7 +240,6 @@ class Board:
         else:
             backend = virtio_net.VirtioNet(port, net.address)
             self._plug(slot, f"virtio-net{card}", memory, backend, virtio_net.PCI_CLASS)
-        self._ethernet.append(port)
         self._cards.append(backend)
 
     def _plug_e1000(self, slot: int, card: int, net: NetConfig, memory: Memory, port: Port) -> e1000.E1000:
@@ -287,7 +275,6 @@ class Board:
     def _remap(self) -> None:
         spans = self.pci.io_regions()
         self.ports.move(PortSpan(base, size, registers, 4) for base, size, registers in spans)
-        regions = self.pci.memory_regions()
-        if regions or self.memory_bus.regions:
-            # What a guest maps over RAM, or over another device, is not reached.
-            self.memory_bus.move(Region(*region, 4) for region in regions if region[0] >= self._mem_bytes)
+        # What a guest maps over RAM, or over another device, is not reached.
+        regions = (region for region in self.pci.memory_regions() if region[0] >= self._mem_bytes)
+        self.memory_bus.move(Region(*region, 4) for region in regions)

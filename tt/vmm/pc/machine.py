@@ -119,14 +119,7 @@ class PcMachine(Machine):
         return self._board.frame_counters(card)
 
     def input(self, event: Event) -> None:
-        """Take an input from the door: bytes typed into a console, a frame, a cable."""
-        match event.kind:
-            case Kind.INPUT:
-                self._board.console_input(event.unit, event.data)
-            case Kind.FRAME_IN:
-                self._board.frame_input(event.unit, event.data)
-            case Kind.LINK:
-                self._board.link_input(event.unit, bool(event.value))
-            case _:
-                kind = event.kind.name
-                raise TTError(f"an input of kind {kind} reached a pc machine: the trace is damaged")
+        """Take an input from the door: bytes typed into a console."""
+        if event.kind is not Kind.INPUT:
+            raise TTError(f"an input of kind {event.kind.name} reached a pc machine: the trace is damaged")
+        self._board.console_input(event.unit, event.data)
