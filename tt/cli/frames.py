@@ -12,6 +12,7 @@ from tt.cli.parser import add_verb
 from tt.errors import UsageError
 from tt.log import Trace
 from tt.position import format_tick
+from tt.vmm.config import MachineConfig
 
 if TYPE_CHECKING:
     from tt.cli.parser import Subparsers
@@ -59,7 +60,7 @@ def chosen(args: argparse.Namespace, trace: Trace) -> Iterator[Packet]:
     """Yield the packets that the options choose; raises `UsageError` for a machine without cards."""
     from tt.frames.dissect import Dissector
 
-    if not cards_of(trace):
+    if not machine_of(trace).nets:
         raise UsageError(f"{trace.path}: this machine has no network card (tt record --net gives it one)")
     first = trace.resolve(args.first)
     last = trace.resolve(args.last, current=first)
@@ -71,11 +72,9 @@ def chosen(args: argparse.Namespace, trace: Trace) -> Iterator[Packet]:
             yield packet
 
 
-def cards_of(trace: Trace) -> list[str]:
-    """Return the addresses of the machine's network cards."""
-    config = trace.meta.get("config")
-    nets = config.get("nets", []) if isinstance(config, dict) else []
-    return [str(net.get("mac", "")) for net in nets if isinstance(net, dict)]
+def machine_of(trace: Trace) -> MachineConfig:
+    """Return what the recorded machine was, without what it booted from; raises `BadInput`."""
+    return MachineConfig.from_plain(trace.meta.get("config"), {})
 
 
 def run(args: argparse.Namespace) -> int:

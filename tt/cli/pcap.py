@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tt.cli.frames import add_filters, cards_of, chosen
+from tt.cli.frames import add_filters, chosen, machine_of
 from tt.cli.output import format_count
 from tt.cli.parser import add_verb
 from tt.errors import BadInput, UsageError
@@ -46,13 +46,12 @@ def run(args: argparse.Namespace) -> int:
     from tt.frames import pcapng
 
     with Trace.open(args.trace) as trace:
-        cards = cards_of(trace)
-        config = trace.meta.get("config", {})
-        epoch_ns = int(config.get("epoch", 0)) * _NS if isinstance(config, dict) else 0
+        machine = machine_of(trace)
+        cards = [net.mac for net in machine.nets]
 
         def frames() -> Iterator[tuple[Frame, int]]:
             for packet in chosen(args, trace):
-                yield packet.frame, epoch_ns + packet.frame.ns
+                yield packet.frame, machine.epoch * _NS + packet.frame.ns
 
         comment = f"recorded by tt: {Path(args.trace).name}"
         if args.output == "-":

@@ -72,9 +72,8 @@ class _Side:
 class Streams:
     """The connections seen so far; `add` packets in their order."""
 
-    def __init__(self, keep_data: bool = True) -> None:
+    def __init__(self) -> None:
         self.all: list[Stream] = []
-        self._keep_data = keep_data
         self._open: dict[tuple[int, frozenset[tuple[str, int]]], tuple[Stream, tuple[_Side, _Side]]] = {}
 
     def add(self, packet: Packet) -> Stream | None:
@@ -159,13 +158,12 @@ class Streams:
     def _keep(self, stream: Stream, here: _Side, side: int, data: bytes, packet: Packet) -> None:
         assert here.next is not None
         here.next = (here.next + len(data)) & _WRAP
-        if self._keep_data:
-            stream.pieces.append(Piece(packet.frame.tick, packet.frame.number, side, data))
+        stream.pieces.append(Piece(packet.frame.tick, packet.frame.number, side, data))
 
 
-def streams_of(packets: Iterable[Packet], keep_data: bool = True) -> list[Stream]:
+def streams_of(packets: Iterable[Packet]) -> list[Stream]:
     """Return the connections in `packets`, numbered from 1 in the order in which they begin."""
-    found = Streams(keep_data)
+    found = Streams()
     for packet in packets:
         found.add(packet)
     return found.all

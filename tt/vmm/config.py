@@ -95,7 +95,7 @@ class MachineConfig:
         return plain
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any], parts: dict[str, bytes]) -> MachineConfig:
+    def from_plain(cls, plain: Any, parts: dict[str, bytes]) -> MachineConfig:
         """Rebuild a configuration; raises `BadInput` when it is not one."""
         try:
             fields = dict(plain)

@@ -12,10 +12,10 @@ from tt.events import Kind
 from tt.inspect import Answer
 from tt.log.text import printable
 from tt.position import format_tick
-from tt.replay import config_of
 from tt.shell.command import Arguments, command, shorten
 from tt.shell.commands.recorded import heeded
 from tt.shell.targets import count
+from tt.vmm.config import MachineConfig, NetConfig
 
 if TYPE_CHECKING:
     from tt.frames.dissect import Packet
@@ -40,8 +40,7 @@ def net(session: Session, arguments: Arguments) -> Answer:
     `net streams` numbers the TCP connections of the whole recording; `net follow N` shows what both sides
     said, with a mark at the present.  `catch net` stops at frames, `tt pcap` writes them all to a file.
     """
-    cards = config_of(session.trace).nets
-    if not cards:
+    if not _nets(session):
         raise UsageError("this machine has no network card: `tt record --net user` gives it one")
     words = arguments.words
     if not words:
@@ -58,9 +57,14 @@ def net(session: Session, arguments: Arguments) -> Answer:
     raise UsageError(f"net {shorten(' '.join(words))}: give {', '.join(WORDS)}, or nothing")
 
 
+def _nets(session: Session) -> tuple[NetConfig, ...]:
+    # Without the parts: a kernel need not be unpacked to know the cards.
+    return MachineConfig.from_plain(session.trace.meta.get("config"), {}).nets
+
+
 def _cards(session: Session) -> Answer:
     trace, tick = session.trace, session.tick
-    cards = config_of(trace).nets
+    cards = _nets(session)
     links = [True] * len(cards)
     for event in trace.events(last_tick=tick, kinds={Kind.LINK}):
         if event.unit < len(links):

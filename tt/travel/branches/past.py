@@ -11,7 +11,8 @@ from tt.events import FRAMES, Event, Kind
 from tt.log import BackgroundWriter
 from tt.log.coalesce import MAX_RUN_TICKS
 from tt.recording import Recorder, with_checksum
-from tt.replay import config_of, run_on
+from tt.replay import run_on
+from tt.vmm.config import MachineConfig
 
 if TYPE_CHECKING:
     from tt.log import Trace
@@ -47,7 +48,7 @@ class Past:
             for event in self.trace.events(last_tick=max(self.begin - 1, 0), kinds={Kind.CONSOLE}):
                 self.printed = event
         self._watch(timeline)
-        if config_of(self.trace).nets:
+        if MachineConfig.from_plain(self.trace.meta.get("config"), {}).nets:
             told = (
                 e for e in self.trace.events(last_tick=self.begin, kinds={Kind.LINK}) if e.tick < self.begin
             )
