@@ -17,7 +17,6 @@ from tt.travel.code import here
 from tt.travel.stops import Breakpoint, Catchpoint, Watchpoint
 
 pytestmark = pytest.mark.slow
-TICKS = 1_370_000_000  # shortly before the shell waits for somebody to type
 STRETCH = 2_500
 
 
@@ -28,7 +27,7 @@ def trace(debian_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
     path = tmp_path_factory.mktemp("traces") / "debian.tt"
     entropy = random.Random(1).randbytes  # the same recording each time
-    record(configure(debian_image, epoch=1_700_000_000), path, max_ticks=TICKS, entropy=entropy)
+    record(configure(debian_image, epoch=1_700_000_000), path, entropy=entropy)
     with Trace.open(path) as opened:
         yield opened
 
@@ -36,6 +35,12 @@ def trace(debian_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(scope="module")
 def timeline(trace: Trace) -> Timeline:
     return Timeline(trace)
+
+
+@pytest.fixture(scope="module")
+def ready(trace: Trace) -> int:
+    """The tick at which everything runs, shortly before the shell waits for somebody to type."""
+    return next(e.tick for e in trace.events(kinds={Kind.CONSOLE}) if b"BusyBox" in e.data)
 
 
 @pytest.fixture(autouse=True)
@@ -52,16 +57,16 @@ EVENTS = {
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_stretch_around(timeline: Timeline, event: str) -> None:
+def test_a_stretch_around(timeline: Timeline, ready: int, event: str) -> None:
     chance = random.Random(event)
-    timeline.seek(TICKS)
+    timeline.seek(ready)
     timeline.stops.add(EVENTS[event])
     assert timeline.reverse_proceed().reason == "catch"
     last = timeline.tick
     timeline.reverse_step()
     assert timeline.proceed().tick == last
     timeline.stops.clear()
-    first = timeline.tick - STRETCH + min(STRETCH // 2, TICKS - 1 - timeline.tick)
+    first = timeline.tick - STRETCH + min(STRETCH // 2, ready - 1 - timeline.tick)
     oracle = follow(timeline, first, first + STRETCH, 250)
     for addr in chance.sample(sorted(set(oracle.rips.values())), 8):
         timeline.stops.clear()
@@ -90,9 +95,9 @@ def test_a_stretch_around(timeline: Timeline, event: str) -> None:
         assert timeline.digest() == digest
 
 
-def test_what_the_disk_put_into_memory(timeline: Timeline, debian_image: Path) -> None:
+def test_what_the_disk_put_into_memory(timeline: Timeline, debian_image: Path, ready: int) -> None:
     """The page cache holds the file system's superblock, and no instruction has put it there."""
-    timeline.seek(TICKS)
+    timeline.seek(ready)
     with debian_image.open("rb") as f:
         uuid = f.read(4096)[1024 + 104 : 1024 + 120]
     ram = timeline.machine.engine.read(0, timeline.machine.engine.size)
@@ -103,7 +108,7 @@ def test_what_the_disk_put_into_memory(timeline: Timeline, debian_image: Path) -
     assert places
     writes = {}
     for place in places:
-        timeline.seek(TICKS)
+        timeline.seek(ready)
         writes[place] = timeline.last_write(place, 16, physical=True)
     by_device = {
         place: write for place, write in writes.items() if write is not None and write.by == "device"
@@ -121,9 +126,9 @@ def test_what_the_disk_put_into_memory(timeline: Timeline, debian_image: Path) -
         )
 
 
-def test_interrupts_and_console(timeline: Timeline, trace: Trace) -> None:
-    lines = [e.tick for e in trace.events(kinds={Kind.IRQ}) if e.value == 0x30]
-    timeline.seek(TICKS - 1)
+def test_interrupts_and_console(timeline: Timeline, trace: Trace, ready: int) -> None:
+    lines = [e.tick for e in trace.events(kinds={Kind.IRQ}) if e.value == 0x30 and e.tick < ready]
+    timeline.seek(ready - 1)
     timeline.stops.add(Catchpoint("interrupt", line=0))
     assert [timeline.reverse_proceed().tick for _ in range(5)] == lines[-1:-6:-1]
     timeline.stops.clear()
@@ -132,12 +137,12 @@ def test_interrupts_and_console(timeline: Timeline, trace: Trace) -> None:
     assert "Linux version" in timeline.proceed().detail
 
 
-def test_out_of_a_function_and_back(timeline: Timeline) -> None:
+def test_out_of_a_function_and_back(timeline: Timeline, ready: int) -> None:
     """finish, then reverse_next, is at the call; reverse_finish too; next comes back."""
     chance = random.Random(5)
     checked = 0
     while checked < 8:
-        start = chance.randrange(TICKS - 200_000_000, TICKS - 50_000_000)
+        start = chance.randrange(ready - 200_000_000, ready - 50_000_000)
         timeline.seek(start)
         try:
             back = timeline.finish().tick
