@@ -4,7 +4,7 @@
  * the timer event for itself; main uses sockets, and idles in them.  Addresses and
  * ports are numbers: ip4(10, 0, 2, 15), 80.  There is one card, number 0.
  *
- * Not here: IP fragments, IPv6, window scaling, selective acknowledgements.
+ * Not here: IP fragments, IPv6, selective acknowledgements, windows of its own above 16 KB.
  */
 #ifndef NET_H
 #define NET_H

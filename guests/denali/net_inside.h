@@ -25,7 +25,7 @@ void net_setup(const u8 mac[6], u32 own, u32 mask, u32 gateway);
 void net_input(const u8 *frame, u64 size);
 void net_tick(void);      /* do what is due */
 u64 net_deadline(void);   /* when net_tick has something to do next; DENALI_FOREVER: never */
-void dhcp_start(void);
+void dhcp_start(void), dhcp_stop(void);
 
 /* ---- between its parts ----------------------------------------------------- */
 
@@ -96,12 +96,14 @@ struct tcp {
     u32 port, peer, peer_port;
     /* Sending, RFC 9293's names.  out[] holds the bytes from una on (behind the SYN). */
     u32 iss, una, nxt, most, wnd, wl1, wl2, mss;
+    u32 shift;        /* of the windows that the other side tells of */
+    bool scales;      /* a SYN may offer to shift windows */
     u32 size;         /* bytes in out[] */
     u32 head;         /* where una is in out[] */
     bool fin, fin_sent;
     u32 cwnd, ssthresh, recover, repeated;
     bool recovering;
-    u64 rto, srtt, rttvar, timed_at, resend_at, wait_over; /* ns; resend_at 0: the timer is off */
+    u64 rto, srtt, rttvar, timed_at, resend_at, wait_over, corrected_at; /* ns; resend_at 0: the timer is off */
     u32 timed;        /* the sequence number whose acknowledgement is timed */
     bool timing, probing;
     u32 tries;

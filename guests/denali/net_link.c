@@ -24,6 +24,7 @@ void net_setup(const u8 mac[6], u32 own, u32 mask, u32 gateway)
 {
     memset(&net, 0, sizeof net);
     memset(neighbours, 0, sizeof neighbours);
+    dhcp_stop();
     memcpy(net.mac, mac, 6);
     net.own = own, net.mask = mask, net.gateway = gateway;
 }

@@ -9,6 +9,10 @@
 #define ACK 16
 #define HEADER 20
 #define OUR_MSS (MTU - 40)
+#define OFFER_MSS 1
+#define OFFER_SCALE 2
+#define MOST_OPTIONS 8
+#define MOST_SHIFT 14 /* RFC 7323, 2.3 */
 #define LEAST_RTO (200 * SECOND / 1000)
 #define MOST_RTO (60 * SECOND)
 #define TRIES 9
@@ -28,17 +32,20 @@ static u32 window(const struct tcp *t)
 
 /* ---- sending ---------------------------------------------------------------- */
 
+/* `options` of a SYN: OFFER_MSS, and OFFER_SCALE where the window may be scaled. */
 static void emit(u32 from_port, u32 to, u32 to_port, u32 seq, u32 ack, u32 flags, u32 wnd, const u8 *data,
-                 u32 size, u32 mss)
+                 u32 size, u32 options)
 {
-    u8 buffer[IP_ROOM + HEADER + 4 + OUR_MSS];
+    u8 buffer[IP_ROOM + HEADER + MOST_OPTIONS + OUR_MSS];
     u8 *p = buffer + IP_ROOM;
-    u32 header = HEADER + (mss ? 4 : 0);
+    u32 header = HEADER + (options & OFFER_MSS ? 4 : 0) + (options & OFFER_SCALE ? 4 : 0);
     put16(p, from_port), put16(p + 2, to_port), put32(p + 4, seq), put32(p + 8, ack);
     p[12] = (u8)(header / 4 << 4), p[13] = (u8)flags;
     put16(p + 14, wnd), put16(p + 16, 0), put16(p + 18, 0);
-    if (mss)
-        p[20] = 2, p[21] = 4, put16(p + 22, mss);
+    if (options & OFFER_MSS)
+        p[20] = 2, p[21] = 4, put16(p + 22, OUR_MSS);
+    if (options & OFFER_SCALE) /* our own window needs none: a shift by 0, and nothing to fill up */
+        p[24] = 3, p[25] = 3, p[26] = 0, p[27] = 1;
     if (size)
         memcpy(p + header, data, size);
     size += header;
@@ -60,12 +67,21 @@ static void send_segment(struct tcp *t, u32 seq, u32 flags, u32 size)
         t->told = t->rcv + wnd;
     }
     emit(t->port, t->peer, t->peer_port, seq, flags & ACK ? t->rcv : 0, flags, wnd, data, size,
-         flags & SYN ? OUR_MSS : 0);
+         flags & SYN ? OFFER_MSS | (t->scales ? OFFER_SCALE : 0) : 0);
     if (!t->timing && (size || flags & (SYN | FIN))) {
         t->timing = true;
         t->timed = seq + size + !!(flags & (SYN | FIN));
         t->timed_at = net_clock();
     }
+}
+
+/* Everything before `end` has been sent. */
+static void note_sent(struct tcp *t, u32 end)
+{
+    if (before(t->nxt, end))
+        t->nxt = end;
+    if (before(t->most, t->nxt))
+        t->most = t->nxt;
 }
 
 static void start_timer(struct tcp *t)
@@ -77,6 +93,17 @@ static void start_timer(struct tcp *t)
 }
 
 static void acknowledge(struct tcp *t) { send_segment(t, t->nxt, 0, 0); }
+
+/* Answer a segment that does not fit.  One without data is answered now and then only, or two sides
+ * that do not understand each other would answer each other for ever (RFC 5961, 7). */
+static void correct(struct tcp *t, u32 size)
+{
+    u64 now = net_clock();
+    if (!size && t->corrected_at && now - t->corrected_at < SECOND / 2)
+        return;
+    t->corrected_at = now;
+    acknowledge(t);
+}
 
 /* Send what may be sent: what the window and the network take. */
 static void output(struct tcp *t)
@@ -99,11 +126,9 @@ static void output(struct tcp *t)
         if (size && size < t->mss && sent && !t->fin)
             break;
         send_segment(t, t->nxt, (size == left ? PSH : 0) | (last ? FIN : 0), size);
-        t->nxt += size + last;
+        note_sent(t, t->nxt + size + last);
         if (last)
             t->fin_sent = true;
-        if (before(t->most, t->nxt))
-            t->most = t->nxt;
         if (!t->resend_at)
             start_timer(t);
         if (last)
@@ -170,6 +195,7 @@ void tcp_connect(struct tcp *t, u32 ip, u32 port)
     if (!t->port)
         t->port = free_port(STREAM);
     begin(t, ip, port);
+    t->scales = true;
     t->state = SYN_SENT;
     send_segment(t, t->nxt++, SYN, 0);
     t->most = t->nxt;
@@ -271,14 +297,19 @@ static void resend(struct tcp *t)
     t->timing = false; /* Karn: what is sent twice says nothing about time */
     if (t->state == SYN_SENT || t->state == SYN_RECEIVED)
         send_segment(t, t->iss, SYN, 0);
-    else if (size || t->fin_sent)
-        send_segment(t, t->una, PSH | (t->fin_sent && size == t->size ? FIN : 0), size);
+    else if (size || t->fin_sent) {
+        bool fin = t->fin_sent && size == t->size;
+        send_segment(t, t->una, PSH | (fin ? FIN : 0), size);
+        note_sent(t, t->una + size + fin); /* it may be longer than the first time */
+    }
     t->timing = false;
 }
 
 static void take_ack(struct tcp *t, u32 ack, u32 wnd, u32 seq, u32 size)
 {
     u32 flight = t->most - t->una;
+    if (t->probing) /* a window may stay closed as long as somebody says so (RFC 9293, 3.8.6.1) */
+        t->tries = smaller(t->tries, 6);
     if (before(t->una, ack)) {
         u32 gone = ack - t->una, data = smaller(gone, t->size);
         measure(t, ack);
@@ -368,8 +399,11 @@ static void take_fin(struct tcp *t)
         enter_time_wait(t);
 }
 
-static u32 mss_of(const u8 *s, u32 header)
+/* What a SYN offers: its largest segment, and by how much its later windows are shifted (RFC 7323). */
+static void take_options(struct tcp *t, const u8 *s, u32 header)
 {
+    t->mss = 536, t->shift = 0;
+    bool scales = false;
     for (u32 i = HEADER; i < header && s[i];) {
         if (s[i] == 1) {
             i++;
@@ -379,19 +413,27 @@ static u32 mss_of(const u8 *s, u32 header)
             break;
         if (s[i] == 2 && s[i + 1] == 4) {
             u32 mss = get16(s + i + 2);
-            return mss < 64 ? 64 : smaller(mss, OUR_MSS);
+            t->mss = mss < 64 ? 64 : smaller(mss, OUR_MSS);
+        } else if (s[i] == 3 && s[i + 1] == 3) {
+            scales = true;
+            t->shift = smaller(s[i + 2], MOST_SHIFT);
         }
         i += s[i + 1];
     }
-    return 536;
+    t->scales = scales;
 }
 
-static void establish(struct tcp *t, const u8 *s, u32 header)
+/* The window that a segment tells of; that of a SYN is never shifted. */
+static u32 window_of(const struct tcp *t, const u8 *s)
+{
+    return get16(s + 14) << (s[13] & SYN ? 0 : t->shift);
+}
+
+static void establish(struct tcp *t, const u8 *s)
 {
     t->state = ESTABLISHED;
-    t->mss = mss_of(s, header);
     t->cwnd = 4 * t->mss;
-    t->wnd = get16(s + 14), t->wl1 = get32(s + 4), t->wl2 = get32(s + 8);
+    t->wnd = window_of(t, s), t->wl1 = get32(s + 4), t->wl2 = get32(s + 8);
 }
 
 static void listen_input(struct tcp *l, u32 from, const u8 *s, u32 header, u32 size)
@@ -413,7 +455,7 @@ static void listen_input(struct tcp *l, u32 from, const u8 *s, u32 header, u32 s
     t->port = l->port, t->listener = number;
     begin(t, from, get16(s));
     t->rcv = t->read = get32(s + 4) + 1;
-    t->mss = mss_of(s, header);
+    take_options(t, s, header);
     t->state = SYN_RECEIVED;
     send_segment(t, t->nxt++, SYN, 0);
     t->most = t->nxt;
@@ -435,16 +477,16 @@ static void syn_sent_input(struct tcp *t, u32 from, const u8 *s, u32 header, u32
     if (!(flags & SYN))
         return;
     t->rcv = t->read = get32(s + 4) + 1;
+    take_options(t, s, header);
     if (flags & ACK) {
         measure(t, ack);
         t->una = ack;
         t->resend_at = 0, t->tries = 0;
-        establish(t, s, header);
+        establish(t, s);
         acknowledge(t);
         output(t);
     } else { /* both have called each other */
         t->state = SYN_RECEIVED;
-        t->mss = mss_of(s, header);
         send_segment(t, t->iss, SYN, 0);
     }
 }
@@ -463,7 +505,7 @@ static void segment_input(struct tcp *t, const u8 *s, u32 header, u32 size)
                        : seq == t->rcv || (wnd && !before(seq, t->rcv) && before(seq, t->rcv + wnd));
     if (!fits) {
         if (!(flags & RST)) {
-            acknowledge(t);
+            correct(t, size);
             if (t->state == TIME_WAIT)
                 t->wait_over = net_clock() + TWO_MSL;
         }
@@ -473,32 +515,30 @@ static void segment_input(struct tcp *t, const u8 *s, u32 header, u32 size)
         if (seq == t->rcv)
             fail(t, t->state == SYN_RECEIVED ? NET_REFUSED : NET_RESET);
         else
-            acknowledge(t);
+            correct(t, 0);
         return;
     }
     if (flags & SYN || !(flags & ACK)) {
         if (flags & SYN)
-            acknowledge(t);
+            correct(t, 0);
         return;
     }
     if (before(t->most, ack)) {
         if (t->state == SYN_RECEIVED)
             fail(t, NET_RESET);
         else
-            acknowledge(t);
+            correct(t, 0);
         return;
     }
     if (t->state == SYN_RECEIVED) {
         if (!before(t->una, ack))
             return;
         t->una = ack, t->resend_at = 0, t->tries = 0;
-        u32 mss = t->mss;
-        establish(t, s, HEADER);
-        t->mss = mss, t->cwnd = 4 * mss;
+        establish(t, s);
         if (t->fin)
             t->state = FIN_WAIT_1;
     } else if (!before(ack, t->una)) {
-        take_ack(t, ack, get16(s + 14), seq, length);
+        take_ack(t, ack, window_of(t, s), seq, length);
     }
     bool all = t->fin_sent && t->una == t->most && !t->size;
     if (all && t->state == FIN_WAIT_1)
@@ -574,13 +614,9 @@ static void late(struct tcp *t)
         return;
     }
     if (t->probing) {
-        t->tries = t->tries > 6 ? 6 : t->tries; /* a closed window may stay closed as long as it likes */
         u32 size = smaller(smaller(t->size, t->mss), t->wnd ? t->wnd : 1); /* or what little it takes */
         send_segment(t, size ? t->una : t->una - 1, 0, size);
-        if (before(t->nxt, t->una + size))
-            t->nxt = t->una + size;
-        if (before(t->most, t->nxt))
-            t->most = t->nxt;
+        note_sent(t, t->una + size);
         t->timing = false;
     } else {
         u32 flight = t->most - t->una;

@@ -84,6 +84,8 @@ static void dhcp_send(u32 kind)
     dhcp.next = net_clock() + wait;
 }
 
+void dhcp_stop(void) { dhcp.state = OFF; }
+
 void dhcp_start(void)
 {
     memset(&dhcp, 0, sizeof dhcp);

@@ -25,9 +25,9 @@ def register(subparsers: Subparsers) -> None:
            tt record guests/debian.img
            tt guest build denali -o guests""",
         "debian is Debian's own kernel with a small root file system (busybox), fetched with apt; it needs "
-        "no root.  denali is three guests of the Denali machine, built with gcc: a demo, one with a bug for "
-        "docs/tutorial.md, and one that plays ping-pong with another by a network; their sources and the C "
-        "kit are put beside them, as a start for your own.",
+        "no root.  denali is five guests of the Denali machine, built with gcc: a demo, one with a bug for "
+        "docs/tutorial.md, and with a network one that plays ping-pong with another, a web server and a "
+        "client; their sources and the C kit are put beside them, as a start for your own.",
     )
     parser.add_argument("action", choices=["build"])
     parser.add_argument("guest", choices=["debian", "denali"])

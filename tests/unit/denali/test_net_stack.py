@@ -18,6 +18,7 @@ from net_rig import (
     CAN_SEND,
     DATAGRAM,
     FLAGS,
+    FOREVER,
     HOST,
     IS_OVER,
     REFUSED,
@@ -35,6 +36,7 @@ from tt.net.link import Conditions
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
 MS = 1_000_000
+FIN, SYN, RST, ACK = 1, 2, 4, 16
 BAD = Conditions(latency_ns=5 * MS, loss=0.05, duplicate=0.05, reorder=0.1, corrupt=0.02, seed=7)
 
 
@@ -240,17 +242,25 @@ class Alone:
         self.give(dpkt.ethernet.ETH_TYPE_IP, packet)
 
     def tcp(
-        self, seq: int, flags: int, ack: int = 0, data: bytes = b"", port: int = 5000
+        self, seq: int, flags: int, ack: int = 0, data: bytes = b"", win: int = 4000, opts: bytes = b""
     ) -> dpkt.tcp.TCP | None:
         """Give a segment to port 80; return the last one that is sent because of it."""
         before = len(self.sent)
-        self.give_ip(
-            6,
-            dpkt.tcp.TCP(
-                sport=port, dport=80, seq=seq & 0xFFFFFFFF, ack=ack, flags=flags, win=4000, data=data
-            ),
-        )
+        segment = dpkt.tcp.TCP(sport=5000, dport=80, seq=seq & 0xFFFFFFFF, ack=ack, flags=flags, win=win)
+        segment.opts, segment.data = opts, data
+        segment.off = 5 + len(opts) // 4
+        self.give_ip(6, segment)
         return self.sent[-1].data.data if len(self.sent) > before else None
+
+    def accept(self, s: int, opts: bytes = b"", win: int = 4000) -> tuple[int, dpkt.tcp.TCP]:
+        """Connect to the listening socket `s`; return the new one, and the answer to the SYN."""
+        answer = self.tcp(1000, SYN, opts=opts)
+        assert answer is not None
+        self.tcp(1001, ACK, answer.seq + 1, win=win)
+        c = self.stack.accept(s)
+        assert c >= 0
+        self.stack.wait_at_most(c, ctypes.c_uint64(0))
+        return c, answer
 
 
 def test_it_answers_arp_and_ping(library: Path) -> None:
@@ -267,7 +277,7 @@ def test_segments_that_are_out_of_place(library: Path) -> None:
     alone = Alone(library)
     s = alone.stack.open(80)
     alone.stack.listen(s)
-    syn, rst, ack, fin = 2, 4, 16, 1
+    syn, rst, ack, fin = SYN, RST, ACK, FIN
     answer = alone.tcp(999, ack, 5)
     assert answer is not None and answer.flags == rst and answer.seq == 5
     first = alone.tcp(1000, syn)
@@ -277,10 +287,11 @@ def test_segments_that_are_out_of_place(library: Path) -> None:
     c = alone.stack.accept(s)
     assert c >= 0
     alone.stack.wait_at_most(c, ctypes.c_uint64(0))
-    for seq, flags, number, data in (
+    for second, (seq, flags, number, data) in enumerate((
         (1001, syn, 0, b""), (5000, rst, 0, b""), (1001, ack, ours + 100, b""), (900, ack, ours, b"old"),
         (1001 + BUFFER, ack, ours, b"beyond"), (1002, rst, 0, b""),
-    ):  # fmt: skip
+    ), 2):  # fmt: skip
+        alone.stack.tell_time(second * 10**9)
         answer = alone.tcp(seq, flags, number, data)
         if not (flags & rst and seq == 5000):
             assert answer is not None and (answer.flags, answer.ack) == (ack, 1001), (seq, flags)
@@ -293,6 +304,98 @@ def test_segments_that_are_out_of_place(library: Path) -> None:
     assert alone.stack.get(c) == b"hello!" and alone.stack.get(c) == b""
     assert alone.tcp(1008, rst) is None
     assert alone.stack.put(c, b"x") == RESET
+
+
+def test_two_that_do_not_understand_each_other_do_not_talk_for_ever(library: Path) -> None:
+    """Each answers what does not fit with an ACK that does not fit: it is answered now and then only."""
+    alone = Alone(library)
+    s = alone.stack.open(80)
+    alone.stack.listen(s)
+    _c, first = alone.accept(s)
+    answers = 0
+    for ms in range(2_000):
+        alone.stack.tell_time(10**9 + ms * MS)
+        answers += alone.tcp(1001, ACK, first.seq + 500) is not None
+    assert answers == 4
+    assert alone.tcp(900, ACK, first.seq + 1, b"old") is not None  # data is sent again until it is answered
+
+
+def test_what_is_sent_again_may_be_longer(library: Path) -> None:
+    """What was written in the meantime goes with it, and its acknowledgement is no surprise."""
+    alone = Alone(library)
+    s = alone.stack.open(80)
+    alone.stack.listen(s)
+    c, first = alone.accept(s)
+    alone.stack.put(c, b"GET ")
+    alone.stack.put(c, b"/index")
+    alone.stack.tell_time(3 * 10**9)
+    alone.stack.tick()
+    assert alone.sent[-1].data.data.data == b"GET /index"
+    assert alone.tcp(1001, ACK, first.seq + 11) is None
+    alone.stack.put(c, b"!")
+    assert alone.sent[-1].data.data.data == b"!" and alone.sent[-1].data.data.seq == first.seq + 11
+
+
+def options(segment: dpkt.tcp.TCP) -> dict[int, bytes]:
+    return dict(dpkt.tcp.parse_opts(segment.opts))
+
+
+@pytest.mark.parametrize(("shift", "real"), [(None, 40), (0, 40), (3, 320), (200, 40 << 14)])
+def test_windows_are_shifted_if_both_say_so(library: Path, shift: int | None, real: int) -> None:
+    """RFC 7323: the window of a SYN is as it is, later ones are shifted, by 14 at most."""
+    alone = Alone(library)
+    s = alone.stack.open(80)
+    alone.stack.listen(s)
+    offer = b"" if shift is None else bytes([1, 3, 3, shift])
+    c, answer = alone.accept(s, b"\2\4\5\xb4" + offer, win=40)
+    assert options(answer).get(3) == (None if shift is None else b"\0")
+    assert alone.stack.put(c, b"x" * 4000) == 4000
+    alone.stack.tell_time(10**9 + 10**9)
+    alone.stack.tick()  # a window below a segment is filled after a while
+    sent = {(f.data.data.seq, len(f.data.data.data)) for f in alone.sent[1:] if f.data.data.data}
+    assert sum(size for _seq, size in sent) == min(real, 2 * 1460)  # the rest is no segment (3.7.4)
+
+
+def test_windows_are_shifted_by_whom_one_calls(library: Path) -> None:
+    alone = Alone(library)
+    c = alone.stack.open(80)
+    alone.stack.connect(c, ip("10.0.0.2"), 5000)
+    asked = alone.sent[-1].data.data
+    assert options(asked) == {2: (1460).to_bytes(2, "big"), 3: b"\0", 1: b""}
+    alone.tcp(7000, SYN | ACK, asked.seq + 1, win=40, opts=b"\2\4\5\xb4\1\3\3\7")
+    assert alone.stack.put(c, b"x" * 4000) == 4000
+    assert [len(f.data.data.data) for f in alone.sent[-1:]] == [0]  # 40 is no segment, and not shifted
+    alone.tcp(7001, ACK, asked.seq + 1, win=40)
+    assert [len(f.data.data.data) for f in alone.sent[-2:]] == [1460, 1460]
+
+
+def test_a_closed_window_is_asked_for_as_long_as_somebody_answers(library: Path) -> None:
+    """RFC 9293, 3.8.6.1: for ever if the other side says that it is closed, else until the tries are used."""
+    alone = Alone(library)
+    s = alone.stack.open(80)
+    alone.stack.listen(s)
+    c, answer = alone.accept(s, win=0)
+    assert alone.stack.put(c, b"x") == 1
+
+    def wait() -> None:
+        alone.stack.tell_time(alone.stack.deadline())
+        alone.stack.tick()
+
+    for _ in range(40):
+        wait()
+        assert not alone.stack.ready(c) & IS_OVER
+        alone.tcp(1001, ACK, answer.seq + 1, win=0)
+    for _ in range(30):
+        wait()
+    assert alone.stack.ready(c) & IS_OVER and alone.stack.get(c) == RESET
+
+
+def test_an_address_of_ones_own_ends_dhcp(library: Path) -> None:
+    alone = Alone(library, "0.0.0.0")
+    alone.stack.dhcp_start()
+    assert alone.stack.deadline() < FOREVER
+    alone.stack.setup(b"\2\0\0\0\0\1", ip("10.0.0.1"), 0xFFFFFF00, 0)
+    assert alone.stack.deadline() == FOREVER
 
 
 def test_dhcp(library: Path) -> None:

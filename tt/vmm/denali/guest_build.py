@@ -10,24 +10,27 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tt.errors import TTError
 
-KIT = ("denali.h", "denali.c", "start.S", "denali.ld")
-"""The kit: every guest is compiled against the first, and linked with the rest."""
+KIT = ("denali.h", "net.h", "net_inside.h", "denali.c", "start.S", "denali.ld")
+"""The kit: every guest is compiled against the headers, and linked with the rest."""
 
 NETWORK = "network.c"
-PARTS = (NETWORK,)
+STACK = ("net_link.c", "net_ip.c", "net_udp.c", "net_tcp.c", "net_socket.c", "net_denali.c")
+PARTS = (NETWORK, *STACK)
 """Parts of the kit that only those guests are linked with which use them."""
 
 DEMO = "demo.c"
 BUG = "bug.c"
 PINGPONG = "pingpong.c"
-GUESTS = {DEMO: (), BUG: (), PINGPONG: (NETWORK,)}
+WEB = "web.c"
+FETCH = "fetch.c"
+GUESTS = {DEMO: (), BUG: (), PINGPONG: (NETWORK,), WEB: PARTS, FETCH: PARTS}
 """The guests that come with the kit, a source file each, and the parts that they use: the demo, the one
-of docs/tutorial.md, and two that pass a frame to and fro."""
+of docs/tutorial.md, one that passes a frame to and fro with another, a web server and a client."""
 
 # No SSE and no red zone: an upcall may come between any two instructions and
 # saves neither.  No loop patterns: memcpy must not become a call of memcpy.
@@ -52,28 +55,7 @@ def build_guest(source_files: Sequence[Path], output: Path, *, kit: Path, cc: st
     build id, no time, no path of the host.  Raises `TTError` when there is no
     compiler or the sources do not compile.
     """
-    program = shutil.which(cc)
-    if program is None:
-        raise TTError(
-            f"cannot build {output}: no C compiler {cc!r} found: install gcc and binutils for x86-64"
-        )
-    with tempfile.TemporaryDirectory(prefix="tt-guest-") as folder:
-        work = Path(folder)
-        sources = [kit / name for name in KIT] + [Path(s) for s in source_files]
-        for source in sources:
-            _copy(source, work / source.name, output)
-        compiled = [s.name for s in sources if s.suffix in (".c", ".S")]
-        objects = []
-        for number, name in enumerate(compiled):
-            objects.append(f"{number}.o")
-            prefix_map = f"-ffile-prefix-map={work.resolve()}=."
-            _run([program, *COMPILE_FLAGS, prefix_map, "-c", name, "-o", objects[-1]], work, output)
-        _run([program, *LINK_FLAGS, "-Wl,-T,denali.ld", *objects, "-o", "guest.elf"], work, output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        # Into place in one step: a reader never sees half a guest.
-        partial = output.with_name(output.name + ".partial")
-        shutil.copyfile(work / "guest.elf", partial)
-        partial.replace(output)
+    _build({output: source_files}, kit, cc)
 
 
 def build_kit(kit: Path, folder: Path, *, cc: str = "gcc") -> Path:
@@ -86,15 +68,47 @@ def build_kit(kit: Path, folder: Path, *, cc: str = "gcc") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in (*KIT, *PARTS, *GUESTS):
         _copy(kit / name, folder / name, output)
-    for name, parts in GUESTS.items():
-        sources = [folder / source for source in (name, *parts)]
-        build_guest(sources, elf_file(folder, name), kit=folder, cc=cc)
+    guests = {elf_file(folder, name): [folder / n for n in (name, *parts)] for name, parts in GUESTS.items()}
+    _build(guests, folder, cc)
     return output
 
 
 def elf_file(folder: Path, source: str) -> Path:
     """Return where `build_kit` puts the guest made of `source`."""
     return (folder / source).with_suffix(".elf")
+
+
+def _build(guests: Mapping[Path, Sequence[Path]], kit: Path, cc: str) -> None:
+    """Build guests, an ELF file each of its sources and the kit; a source of several is compiled once."""
+    first = next(iter(guests))
+    program = shutil.which(cc)
+    if program is None:
+        raise TTError(
+            f"cannot build {first}: no C compiler {cc!r} found: install gcc and binutils for x86-64"
+        )
+    objects: dict[Path, str] = {}
+    with tempfile.TemporaryDirectory(prefix="tt-guest-") as folder:
+        work = Path(folder)
+        prefix_map = f"-ffile-prefix-map={work.resolve()}=."
+        for output, source_files in guests.items():
+            sources = [kit / name for name in KIT] + [Path(s) for s in source_files]
+            for source in sources:
+                if source in objects:
+                    continue
+                _copy(source, work / source.name, output)
+                if source.suffix in (".c", ".S"):
+                    objects[source] = f"{len(objects)}.o"
+            for source in sources:
+                if source in objects and not (work / objects[source]).exists():
+                    compile_one = [*COMPILE_FLAGS, prefix_map, "-c", source.name, "-o", objects[source]]
+                    _run([program, *compile_one], work, output)
+            linked = [objects[source] for source in sources if source in objects]
+            _run([program, *LINK_FLAGS, "-Wl,-T,denali.ld", *linked, "-o", "guest.elf"], work, output)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            # Into place in one step: a reader never sees half a guest.
+            partial = output.with_name(output.name + ".partial")
+            shutil.copyfile(work / "guest.elf", partial)
+            partial.replace(output)
 
 
 def _copy(source: Path, target: Path, output: Path) -> None:
