@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import struct
+import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -150,18 +152,26 @@ def net_config(guest: Path, *models: str) -> MachineConfig:
     return configure_denali(guest, epoch=EPOCH, nets=nets)
 
 
-def build(folder: Path, text: str) -> Path:
+def build(folder: Path, text: str, name: str = "guest") -> Path:
     """Compile a guest that uses the network; return its ELF file."""
-    (folder / "guest.c").write_text(text)
-    build_guest([folder / "guest.c", KIT / NETWORK], folder / "guest.elf", kit=KIT)
-    return folder / "guest.elf"
+    guest = folder / f"{name}.elf"
+    guest.write_bytes(_compiled(text, name))
+    return guest
 
 
 def build_pingpong(folder: Path, rounds: int = ROUNDS) -> Path:
     """Compile `pingpong.c` for a shorter game; return its ELF file."""
-    (folder / PINGPONG).write_text((KIT / PINGPONG).read_text().replace("ROUNDS 1000", f"ROUNDS {rounds}"))
-    build_guest([folder / PINGPONG, KIT / NETWORK], folder / "pingpong.elf", kit=KIT)
-    return folder / "pingpong.elf"
+    text = (KIT / PINGPONG).read_text().replace("ROUNDS 1000", f"ROUNDS {rounds}")
+    return build(folder, text, "pingpong")
+
+
+@functools.cache  # the same few guests serve many tests
+def _compiled(text: str, name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / f"{name}.c"
+        source.write_text(text)
+        build_guest([source, KIT / NETWORK], source.with_suffix(".elf"), kit=KIT)
+        return source.with_suffix(".elf").read_bytes()
 
 
 def record_net(

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "inspect": RECORDING | {"symbols"},
     "fleet": RECORDING | {"net"},
     "travel": RECORDING | {"net", "frames"},
-    "chronus": TRAVELLING,
+    "chronus": TRAVELLING | {"net"},
     "shell": TRAVELLING | {"guests", "gdb"},
     "gdb": TRAVELLING,
     "cli": TRAVELLING | {"net", "fleet", "guests", "shell", "gdb", ""},

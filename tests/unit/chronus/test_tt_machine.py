@@ -106,7 +106,6 @@ def test_touches_nothing(history: History, demo_trace: Path) -> None:
         ({"append": "quiet"}, "command line"),
         ({"script_disk": bytes(4096)}, "shell"),
         ({"init": ("/bin/sh",)}, "shell"),
-        ({"forward": (80,)}, "network"),
     ],
 )
 def test_not_for_denali(history: History, change: dict[str, object], what: str) -> None:

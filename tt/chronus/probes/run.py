@@ -23,6 +23,14 @@ from tt.chronus.store.view import DiskView, TrackedView
 _TAIL = 4000  # characters of the console that a verdict keeps
 _READ_S = 0.2  # how long the guest's output is read between checks of the command
 _MOST_LINE = 4096
+_PROMPT = re.compile(r"(?:[#$%>]|login:)\Z")  # of a shell, or of getty
+_PROMPT_S, _SILENT_S = 1.0, 10.0
+_NAMED_PORT = re.compile(r"\bCHRONUS_PORT_(\d{1,5})\b")
+
+
+def named_ports(command: str) -> tuple[int, ...]:
+    """Return the TCP ports of the guest that a command asks for as $CHRONUS_PORT_<n>."""
+    return tuple(dict.fromkeys(int(port) for port in _NAMED_PORT.findall(command)))
 
 
 @dataclass(frozen=True)
@@ -32,9 +40,10 @@ class RunProbe:
     Its environment has CHRONUS_CONSOLE (a unix socket with the guest's console, from its first byte on),
     CHRONUS_PORT_<n> (the port of 127.0.0.1 that goes to the guest's TCP port n, for each of
     `Setup.forward`), CHRONUS_NBD (an NBD URL: the disk as it was, read-only; the guest's disk as it is, on
-    a runner that serves it) and CHRONUS_INSTANT.  It starts with the guest, or, with `after`, when
-    the console shows a line that this regex matches.  The guest ends when the command does, and
-    `Setup.timeout_s` is for both together.
+    a runner that serves it) and CHRONUS_INSTANT.  It starts with the guest; with `after`, when
+    the console shows a line that this regex matches; with ports and no `after`, when the guest seems to
+    be up: a prompt stands on its console, or nothing was printed for 10 s.  The guest ends when the
+    command does, and `Setup.timeout_s` is for both together.
     """
 
     command: str
@@ -91,7 +100,7 @@ class RunProbe:
         """Keep the guest going until the command has ended, or the time is over."""
         watch = Watch()
         limit_s = time.monotonic() + self.setup.timeout_s
-        if self.after and not self._wait(guest, watch, limit_s):
+        if not self._wait(guest, watch, limit_s):
             return self._judge(None, "", guest, watch)
         command = _Command(self.command, environment(), max(0.1, limit_s - time.monotonic()))
         try:
@@ -107,16 +116,24 @@ class RunProbe:
         return self._judge(command.code, command.output, guest, watch)
 
     def _wait(self, guest: Guest, watch: Watch, limit_s: float) -> bool:
-        """Wait for the line after which the command is to start; return whether it came."""
+        """Wait for what the command is to start after; return whether it came."""
+        if not self.after and not self.setup.forward:
+            return True
         wanted = re.compile(self.after)
-        line = b""
+        line, printed_s = b"", 0.0
         while guest.ended is None and time.monotonic() < limit_s and guest.seconds < self.setup.timeout_s:
             data = guest.read(_READ_S)
             if watch.feed(data):
                 return False
             *lines, line = (line + data).replace(b"\r", b"\n").split(b"\n")
             line = line[-_MOST_LINE:]
-            if any(wanted.search(plain(text.decode("utf-8", "replace"))) for text in (*lines, line)):
+            if data:
+                printed_s = guest.seconds
+            if self.after:
+                texts = (text.decode("utf-8", "replace") for text in (*lines, line))
+                if any(wanted.search(plain(text)) for text in texts):
+                    return True
+            elif guest.seconds - printed_s >= _quiet_s(line):
                 return True
         return False
 
@@ -131,6 +148,12 @@ class RunProbe:
         if code is None:
             return ProbeVerdict(Outcome.HANG, watch.grave, None, output, console)
         return ProbeVerdict(outcome_of(code, self.command), "", code, output, console)
+
+
+def _quiet_s(line: bytes) -> float:
+    """Return how long nothing is to be printed behind a console's last line for the guest to be up."""
+    text = plain(line.decode("utf-8", "replace"))
+    return _PROMPT_S if _PROMPT.search(text) else _SILENT_S
 
 
 class _Command(threading.Thread):

@@ -40,7 +40,7 @@ class Setup:
     `init` replaces the guest's own first program: its path, and the words that it gets.
     `script_disk` is a second disk, writable: the guest's /dev/vdb.  `epoch` is the wall clock at
     power-on, in seconds since 1970.  `timeout_s` is how long the guest may take in all, in `Guest.seconds`.
-    `forward` lists TCP ports of the guest that a runner with a network makes reachable from this host.
+    `forward` lists TCP ports of the guest that are to be reachable from this host's loopback.
     """
 
     mem_bytes: int = DEFAULT_MEM

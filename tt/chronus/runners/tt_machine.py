@@ -3,13 +3,14 @@
 A guest runs only while its console is read, on the reader's thread, and stops at ticks that
 depend on nothing but the guest.  So a conversation is a function of the disk and of what is typed when:
 two runs of one script read the same console and the same blocks.  An idle guest does not wait for the host's
-clock: its time jumps to its next timer.  Only when `console_socket` is used does its time pass as the host's
-does.
+clock: its time jumps to its next timer.  Only when `console_socket` is used, or from the first frame on
+that a guest with a network sends, does its time pass as the host's does.
 """
 
 from __future__ import annotations
 
 import math
+import select
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,16 +23,19 @@ from typing import Self
 from tt.chronus.runners import warm as warm_machines
 from tt.chronus.runners.boot_files import BootFiles, boot_files, command_line, recorded_machine
 from tt.chronus.runners.console_socket import ConsoleSocket
+from tt.chronus.runners.ports import ForwardedPorts
 from tt.chronus.runners.runner import CannotBoot, Setup
 from tt.chronus.search.verdicts import ProbeError
 from tt.chronus.store.view import DiskView, TrackedView
 from tt.errors import BadInput
 from tt.events import Event, Kind
+from tt.net.network import Network
 from tt.vmm import running
 from tt.vmm.boot import loader
 from tt.vmm.boot.plan import BootPlan
-from tt.vmm.config import MachineConfig
+from tt.vmm.config import MachineConfig, NetConfig, default_mac
 from tt.vmm.disk import BLOCK, SECTOR, Base
+from tt.vmm.machine import NETWORK_SLICE_TICKS, SLICE_TICKS
 
 PERIOD_NS = 4
 _SLICE_NS = 10_000_000  # how long a busy guest goes on before its reader gets what it printed
@@ -44,12 +48,14 @@ class Quick:
     """The source of a guest's inputs: typed bytes; and the jumps of an idle guest's time.
 
     `until_ns` is the guest time at which the reader wants to be back, `fresh` whether there is something
-    for it to read.  With `pace` an idle guest's time passes as the host's does.
+    for it to read.  With `pace` an idle guest's time passes as the host's does.  `network` is what its
+    card is connected to, if anything.
     """
 
     def __init__(self) -> None:
         self.until_ns = 0
         self.pace = False
+        self.network: Network | None = None
         self.fresh: Callable[[], bool] = lambda: False
         self.now_ns: Callable[[], int] = lambda: 0
         self._typed: deque[bytes] = deque()
@@ -71,12 +77,18 @@ class Quick:
         return live()
 
     def next_input(self, tick: int) -> int | None:
-        """Return `tick` when something was typed."""
-        return tick if self._typed else None
+        """Return `tick` when something was typed, or came by the network."""
+        if self._typed or (self.network is not None and self.network.poll(self.now_ns())):
+            return tick
+        return None
 
     def take_inputs(self, tick: int) -> list[Event]:
-        """Return what was typed."""
-        return [Event(tick, Kind.INPUT, 0, 0, self._typed.popleft()) for _ in range(len(self._typed))]
+        """Return what was typed, and what came by the network."""
+        typed = [Event(tick, Kind.INPUT, 0, 0, self._typed.popleft()) for _ in range(len(self._typed))]
+        if self.network is None:
+            return typed
+        self.network.poll(self.now_ns())
+        return typed + self.network.take(tick)
 
     def idle(self, tick: int, most_ns: int | None) -> int | None:
         """Pass the time to the guest's next timer, or to where the reader wants to be back."""
@@ -88,9 +100,17 @@ class Quick:
             return None
         passed = left if most_ns is None else min(left, most_ns)
         if self.pace:
-            passed = min(passed, int(_NAP_S * 1e9))
-            time.sleep(passed / 1e9)
+            passed = self._nap(min(passed, int(_NAP_S * 1e9)))
         return passed
+
+    def _nap(self, most_ns: int) -> int:
+        """Sleep, until something comes by the network if there is one; return for how many ns."""
+        if self.network is None:
+            time.sleep(most_ns / 1e9)
+            return most_ns
+        begin = time.monotonic()
+        select.select(self.network.descriptors(), [], [], most_ns / 1e9)
+        return min(most_ns, int((time.monotonic() - begin) * 1e9))
 
     def polled(self, tick: int) -> bool:
         """Whether nothing is typed: then a guest that polls for input waits, and its time may be passed."""
@@ -112,8 +132,6 @@ class TtRunner:
 
     def start(self, disk: DiskView, setup: Setup) -> TtGuest:
         """Start a guest; see `Runner.start`."""
-        if setup.forward:
-            raise ProbeError("tt's machine has no network to forward ports of: use --runner qemu")
         tracked = TrackedView(disk)
         bases: list[Base] = [tracked]
         if setup.script_disk is not None:
@@ -123,7 +141,7 @@ class TtRunner:
         except CannotBoot as e:
             e.reads = frozenset(tracked.reads)
             raise
-        return TtGuest(config, bases, tracked)
+        return TtGuest(config, bases, tracked, ForwardedPorts(setup.forward) if setup.forward else None)
 
 
 class TtGuest:
@@ -131,8 +149,14 @@ class TtGuest:
 
     nbd_url = None
 
-    def __init__(self, config: MachineConfig, bases: list[Base], tracked: TrackedView) -> None:
-        self.ports: dict[int, int] = {}
+    def __init__(
+        self,
+        config: MachineConfig,
+        bases: list[Base],
+        tracked: TrackedView,
+        forwarded: ForwardedPorts | None = None,
+    ) -> None:
+        self.ports = {} if forwarded is None else forwarded.ports
         self.ended: str | None = None
         self._tracked = tracked
         self._console = bytearray()
@@ -140,12 +164,21 @@ class TtGuest:
         self._seconds = 0.0
         self._script = b""
         self._socket: ConsoleSocket | None = None
+        self._forwarded = forwarded
         self._source = source = Quick()
         sectors = tuple(base.sectors for base in bases)
-        warm = warm_machines.take(_key(config, sectors), config, sectors, source)
-        warm.begin(bases, source, self._see)
+        try:
+            warm = warm_machines.take(_key(config, sectors), config, sectors, source)
+            warm.begin(bases, source, self._see)
+        except BaseException:
+            self._disconnect()
+            raise
         self._console += warm.console
         self._warm: warm_machines.WarmMachine | None = warm
+        if forwarded is not None:
+            source.network = forwarded.network
+            forwarded.network.room = warm.machine.frame_room
+            warm.machine.slice_ticks = NETWORK_SLICE_TICKS
         source.now_ns = warm.machine.clock.now
         source.fresh = lambda: self._unread < len(self._console)
 
@@ -173,7 +206,12 @@ class TtGuest:
         return self._socket.path
 
     def read(self, timeout_s: float) -> bytes:
-        """Run until the guest prints something, for `timeout_s` of its time at most; see `Guest.read`."""
+        """Run until the guest prints something, for `timeout_s` of its time at most; see `Guest.read`.
+
+        Raises `ProbeError` when its network has failed.
+        """
+        if self._forwarded is not None and self._forwarded.failed:
+            raise ProbeError(f"the guest's network failed, so there is no verdict: {self._forwarded.failed}")
         warm = self._warm
         if warm is not None and self.ended is None:
             try:
@@ -208,7 +246,9 @@ class TtGuest:
         self.ended = self.ended or "stopped"
         warm, self._warm = self._warm, None
         if warm is not None:
+            warm.machine.slice_ticks = SLICE_TICKS
             warm_machines.give_back(warm)
+        self._disconnect()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -237,8 +277,18 @@ class TtGuest:
             if stop.reason == "tick":
                 warm.arrived(self.console)
 
+    def _disconnect(self) -> None:
+        self._source.network = None
+        if self._forwarded is not None:
+            self._forwarded.close()
+
     def _see(self, event: Event) -> None:
-        if event.kind is Kind.CONSOLE:
+        if event.kind is Kind.FRAME_OUT and self._source.network is not None:
+            assert self._warm is not None
+            self._warm.touched()  # what is answered is up to passt
+            self._source.pace = True
+            self._source.network.send(event.unit, event.data, self._source.now_ns())
+        elif event.kind is Kind.CONSOLE:
             self._console += event.data
             if len(self._console) > _MAX_CONSOLE:
                 half = _MAX_CONSOLE // 2
@@ -275,6 +325,7 @@ def _config(disk: DiskView, setup: Setup) -> MachineConfig:
         plan=plan,
         discard=True,
         firmware=True,
+        nets=_cards("virtio", setup),
     )
 
 
@@ -294,7 +345,13 @@ def _denali(recorded: MachineConfig, setup: Setup) -> MachineConfig:
         cmdline="",
         disks=(),
         parts=recorded.parts,
+        nets=_cards("denali", setup),
     )
+
+
+def _cards(model: str, setup: Setup) -> tuple[NetConfig, ...]:
+    """Return the network card of a guest whose ports are to be reached; none for others."""
+    return (NetConfig(model, default_mac(0)),) if setup.forward else ()
 
 
 def _key(config: MachineConfig, sectors: tuple[int, ...]) -> tuple[object, ...]:
@@ -304,7 +361,8 @@ def _key(config: MachineConfig, sectors: tuple[int, ...]) -> tuple[object, ...]:
     """
     plan = config.plan
     what = id(config.parts["guest"]) if plan is None else (id(plan.kernel), id(plan.segments))
-    return (config.machine, config.mem_bytes, config.period_ns, config.epoch, config.cmdline, what, sectors)
+    clock = (config.period_ns, config.epoch)
+    return (config.machine, config.mem_bytes, *clock, config.cmdline, what, sectors, config.nets)
 
 
 def _plan(files: BootFiles, setup: Setup) -> BootPlan:

@@ -41,6 +41,7 @@ def register(subparsers: Subparsers) -> None:
         "bisect",
         """chronus bisect web.tt --good start --files 'grep -q ^Port etc/ssh/sshd_config'
            chronus bisect web.tt --good @monday --guest 'nginx -t' --jobs 2 --report why.html
+           chronus bisect web.tt --good w10 --run 'curl -fsS http://127.0.0.1:$CHRONUS_PORT_80/'
            chronus bisect web.tt --good w10 --bad w900 --run ./check.sh --runner qemu --port 80
            chronus bisect web.tt --good -3d --guest ./probe.sh --early --flaky 0.1 --confidence 0.999
            chronus bisect log web.tt

@@ -44,8 +44,9 @@ def add_probe_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--append", metavar="WORDS", default="", help="more words for the kernel")
     how.add_argument("--mem", metavar="SIZE", help="the guest's memory (as recorded, else 256M)")
     how.add_argument(
-        "--port", metavar="N", type=int, action="append", help="make a TCP port of the guest reachable (qemu)"
-    )
+        "--port", metavar="N", type=int, action="append",
+        help="make a TCP port of the guest reachable, at $CHRONUS_PORT_N (done for those that --run names)",
+    )  # fmt: skip
     how.add_argument(
         "--timeout", metavar="S", type=float, default=_DEFAULT_TIMEOUT_S,
         help="seconds for one probe (120); a longer one counts as a hang",
@@ -81,9 +82,14 @@ def _setup(args: argparse.Namespace, history: History) -> Setup:
     from tt.chronus.runners.runner import setup_of
 
     runner(args.runner)  # raises for an unknown name
+    ports = list(args.port or ())
+    if args.beside is not None:
+        from tt.chronus.probes.run import named_ports
+
+        ports += named_ports(args.beside)
     return setup_of(
         history, kernel=args.kernel, initrd=args.initrd, append=args.append, mem=args.mem,
-        timeout_s=args.timeout, ports=tuple(args.port or ()),
+        timeout_s=args.timeout, ports=tuple(dict.fromkeys(ports)),
     )  # fmt: skip
 
 
