@@ -23,14 +23,14 @@ FLAGS = "-m32 -ffreestanding -fno-pic -fno-stack-protector -fno-asynchronous-unw
 LINK = "ld -m elf_i386 -nostdlib -z noexecstack -T link.ld"
 
 
-def build(folder: Path, *options: str) -> Path:
-    """Build the kernel; `options` go to the compiler."""
+def build(folder: Path, *options: str, source: str = "multiboot_kernel.c") -> Path:
+    """Build the kernel, or another `source`; `options` go to the compiler."""
     for tool in ("gcc", "ld"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
     (folder / "link.ld").write_text(SCRIPT)
     for command in (
-        ["gcc", *FLAGS.split(), *options, "-c", str(HERE / "multiboot_kernel.c"), "-o", "k.o"],
+        ["gcc", *FLAGS.split(), *options, "-c", str(HERE / source), "-o", "k.o"],
         [*LINK.split(), "-o", "kernel.elf", "k.o"],
     ):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
