@@ -20,6 +20,7 @@ from tt.vmm.config import MachineConfig, NetConfig
 if TYPE_CHECKING:
     from tt.frames.dissect import Packet
     from tt.frames.streams import Stream
+    from tt.log import Trace
     from tt.shell.session import Session
 
 _MOST_LINES = 10_000
@@ -40,7 +41,7 @@ def net(session: Session, arguments: Arguments) -> Answer:
     `net streams` numbers the TCP connections of the whole recording; `net follow N` shows what both sides
     said, with a mark at the present.  `catch net` stops at frames, `tt pcap` writes them all to a file.
     """
-    if not _nets(session):
+    if not network_cards(session.trace):
         raise UsageError("this machine has no network card: `tt record --net user` gives it one")
     words = arguments.words
     if not words:
@@ -57,14 +58,15 @@ def net(session: Session, arguments: Arguments) -> Answer:
     raise UsageError(f"net {shorten(' '.join(words))}: give {', '.join(WORDS)}, or nothing")
 
 
-def _nets(session: Session) -> tuple[NetConfig, ...]:
+def network_cards(trace: Trace) -> tuple[NetConfig, ...]:
+    """Return the network cards of the recorded machine."""
     # Without the parts: a kernel need not be unpacked to know the cards.
-    return MachineConfig.from_plain(session.trace.meta.get("config"), {}).nets
+    return MachineConfig.from_plain(trace.meta.get("config"), {}).nets
 
 
 def _cards(session: Session) -> Answer:
     trace, tick = session.trace, session.tick
-    cards = _nets(session)
+    cards = network_cards(trace)
     links = [True] * len(cards)
     for event in trace.events(last_tick=tick, kinds={Kind.LINK}):
         if event.unit < len(links):

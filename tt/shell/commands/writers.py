@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from tt.errors import UsageError
 from tt.inspect import Answer
 from tt.position import format_tick
 from tt.shell.command import Arguments, command, shorten
+from tt.shell.commands.network import network_cards
 from tt.shell.targets import count, memory_range
 from tt.vmm.linear import linear_pc
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from tt.shell.session import Session
     from tt.travel.sources import Origin
     from tt.travel.writes import Write
+
+_WAITED_TICKS = 50_000_000  # how long a frame may have waited for its batch: 0.2 s of a guest at 250 MHz
+_MOST_WAITING = 512
 
 
 @command(
@@ -117,27 +122,39 @@ def _written(session: Session, write: Write, before: int) -> Answer:
     back = format_tick(before - write.tick)
     lines = [f"written by {writer} at tick {format_tick(write.tick)}, {back} ticks back"]
     lines.append(f"  old {in_words(write.old)}   new {in_words(write.new)}")
-    frame = _frame(session, write) if write.by != "instruction" else None
-    if frame is not None:
-        at = frame.data.find(write.new or b"")
+    brought = _frame(session, write) if write.by == "device" else None
+    if brought is not None:
+        frame, at = brought
         lines.append(f"  it came by frame {frame.number}, as its byte {at}: {_summary(frame)}")
     session.source = timeline.source_of(write)
     if write.by == "instruction":
         lines.append(_source(session, session.source))
     data: dict[str, Any] = {"addr": write.addr, "size": write.size, "physical": write.physical}
     data |= {"writer": write.rip, "writer_symbol": named or None, "by": write.by}
-    data |= {"frame": None if frame is None else frame.number}
+    data |= {"frame": None if brought is None else brought[0].number}
     data |= {"old": write.old.hex(), "new": write.new.hex(), "source": _plain(session.source)}
     return session.arrive(lines, data)
 
 
-def _frame(session: Session, write: Write) -> Frame | None:
-    """Return the frame that brought what a device wrote, None where none did."""
-    if not write.new:
+def _frame(session: Session, write: Write) -> tuple[Frame, int] | None:
+    """Return the frame that brought what a device wrote, and the value's place in it, None where none did.
+
+    It arrived at that very tick, but on a Denali machine, where frames wait for the next batch.
+    """
+    if not network_cards(session.trace):
         return None
-    frames = session.trace.frames(max(0, write.tick - 1), write.tick)
-    brought = [frame for frame in frames if frame.incoming and write.new in frame.data]
-    return brought[-1] if brought else None
+    from tt.frames.brought import AROUND, brought
+
+    waited = 0 if session.machine.kind == "pc" else _WAITED_TICKS
+    came = session.trace.frames(max(0, write.tick - 1 - waited), write.tick)
+    engine = session.machine.engine
+    addr = write.addr if write.physical else engine.translate(write.addr)
+    if addr is None:
+        return None
+    end = addr + len(write.new)
+    left = engine.read(max(0, addr - AROUND), min(addr, AROUND))
+    right = engine.read(end, min(AROUND, engine.size - end))
+    return brought(deque((f for f in came if f.incoming), _MOST_WAITING), write.new, left, right)
 
 
 def _summary(frame: Frame) -> str:

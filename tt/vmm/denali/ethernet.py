@@ -287,6 +287,11 @@ class Cards:
         """Return how many frames card `card` has room for, None where nobody listens."""
         return self._cards[card].room if card < len(self._cards) else None
 
+    def counters(self, number: int) -> dict[str, int]:
+        """Return what a card counts; see `CardItem`."""
+        card = self._cards[number]
+        return {"received": card.received, "sent": card.sent, "dropped": card.dropped}
+
     @property
     def due(self) -> bool:
         """Whether a hand-over would have something to tell an idling guest."""

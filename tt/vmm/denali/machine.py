@@ -116,6 +116,10 @@ class DenaliMachine(Machine):
         """Return how many frames network card `card` has room for, None where nobody listens."""
         return self._board.cards.room(card)
 
+    def frame_counters(self, card: int) -> dict[str, int]:
+        """Return how many frames network card `card` received, sent and dropped."""
+        return self._board.cards.counters(card)
+
     def input(self, event: Event) -> None:
         """Take an input from the door: bytes typed into the console."""
         if event.kind is not Kind.INPUT:
