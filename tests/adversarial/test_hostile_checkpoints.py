@@ -28,7 +28,7 @@ everyday = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-many = settings(everyday, max_examples=600)
+many = settings(everyday, max_examples=300)
 
 
 @pytest.fixture(scope="module")

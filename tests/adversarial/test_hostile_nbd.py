@@ -240,7 +240,7 @@ def test_a_killed_server_has_what_it_acknowledged(tmp_path: Path, kind: str) -> 
     chance = random.Random(kind)
     number = 0
     safe: dict[int, int] = {}  # block -> the newest write of it that is surely there
-    for _ in range(25):
+    for _ in range(12):
         process, address = _serve(path)
         newest = dict(safe)
         client = Client.connect(_At(address))  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ everyday = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-many = settings(everyday, max_examples=2500)
+many = settings(everyday, max_examples=1200)
 
 
 def relive(path: Path) -> str:

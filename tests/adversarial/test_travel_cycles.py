@@ -21,8 +21,8 @@ from tt.travel.stops import Catchpoint
 from tt.vmm.config import MachineConfig
 from tt.vmm.live import LiveSource, seeded_entropy
 
-DEMO_CYCLES, DEMO_PARTS = 10_000, 20
-DEBIAN_CYCLES, DEBIAN_PARTS = 500, 4
+DEMO_CYCLES, DEMO_PARTS = 5_000, 10
+DEBIAN_CYCLES, DEBIAN_PARTS = 250, 2
 DEBIAN_TICKS = 400_000_000
 
 
@@ -159,11 +159,11 @@ def test_all_that_is_caught_at_a_tick_is_told(demo_ground: Ground) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(DEMO_PARTS))
-def test_demo_10000(demo_ground: Ground, part: int, tmp_path: Path) -> None:
+def test_demo_5000(demo_ground: Ground, part: int, tmp_path: Path) -> None:
     walk(demo_ground, 1_000 + part, DEMO_CYCLES // DEMO_PARTS, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(DEBIAN_PARTS))
-def test_debian_500(debian_ground: Ground, part: int, tmp_path: Path) -> None:
+def test_debian_250(debian_ground: Ground, part: int, tmp_path: Path) -> None:
     walk(debian_ground, 2_000 + part, DEBIAN_CYCLES // DEBIAN_PARTS, tmp_path, forks=1)
