@@ -8,6 +8,7 @@ from tt.errors import UsageError
 from tt.shell import COMMANDS
 from tt.shell.command import THEMES, find, names, parse, split
 from tt.shell.commands.housekeeping import explain
+from tt.shell.commands.network import as_text
 
 # What fingers know from gdb, rr and WinDbg's TTD, and what it has to be here.
 FINGERS = {
@@ -123,3 +124,22 @@ def test_no_name_means_two_commands() -> None:
     assert len(names()) == len(set(names()))
     for name in COMMANDS:
         assert find(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", ["GET / HTTP/1.1", "Host: x", ""]),
+        ("grüß\x1b[1m\tGott".encode(), ["grüß\\x1b[1m\\tGott"]),
+        (
+            b"HTTP/1.0 200 OK\r\n\r\n" + bytes(range(200)) * 10,
+            ["HTTP/1.0 200 OK", "", f"2,000 bytes that are no text: {bytes(range(16)).hex(' ')} ..."],
+        ),
+        (b"\xff\xfd\x01", ["3 bytes that are no text: ff fd 01"]),
+        (b"x" * 200 + b"\x00\nmore", ["x" * 200 + "\\x00", "more"]),
+        (b"y" * (70 << 10), ["y" * (64 << 10), "... 6,144 bytes more"]),
+        (b"", []),
+    ],
+)  # fmt: skip
+def test_what_a_side_of_a_connection_said(data: bytes, told: list[str]) -> None:
+    assert as_text(data) == told

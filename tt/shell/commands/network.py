@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _MOST_LINES = 10_000
 _MOST_BYTES = 64 << 10  # of one piece of a stream
+_SAMPLE = 16  # bytes shown of what is no text
 WORDS = ("frames", "streams", "follow")
 
 
@@ -144,14 +145,32 @@ def _follow(session: Session, number: int) -> Answer:
         host, port = stream.ends[piece.side]
         lines.append(f"{host}:{port}, frame {piece.frame}, tick {format_tick(piece.tick)}:")
         arrow = "<" if piece.side else ">"
-        text = piece.data[:_MOST_BYTES].decode("utf-8", "replace")
-        lines += [f"  {arrow} {printable(line)}" for line in text.splitlines()]
-        if len(piece.data) > _MOST_BYTES:
-            lines.append(f"  ... {len(piece.data) - _MOST_BYTES:,} bytes more")
+        lines += [f"  {arrow} {line}" for line in as_text(piece.data)]
         data.append({"side": piece.side, "tick": piece.tick, "frame": piece.frame, "data": piece.data.hex()})
     if stream.waiting:
         lines.append(f"{stream.waiting:,} bytes came behind a gap that nothing has filled")
     return Answer({"tick": session.tick, "stream": number, "talk": data}, lines)
+
+
+def as_text(data: bytes) -> list[str]:
+    """Return what one side said in lines: text as it is, and of what is no text how much it is."""
+    lines = data[:_MOST_BYTES].split(b"\n")
+    first = next((i for i, line in enumerate(lines) if _strange(line)), len(lines))
+    rest = b"\n".join(lines[first:])
+    if _strange(rest) * 20 > len(rest):  # more than now and then
+        shown = [line.decode() for line in lines[:first]]
+        size = len(rest) + max(0, len(data) - _MOST_BYTES)
+        shown.append(f"{size:,} bytes that are no text: {rest[:_SAMPLE].hex(' ')}{' ...' * (size > _SAMPLE)}")
+        return [printable(line.rstrip("\r")) for line in shown]
+    shown = data[:_MOST_BYTES].decode("utf-8", "replace").splitlines()
+    more = [f"... {len(data) - _MOST_BYTES:,} bytes more"] if len(data) > _MOST_BYTES else []
+    return [*map(printable, shown), *more]
+
+
+def _strange(data: bytes) -> int:
+    """Return how many characters of `data` are in no text: control characters, and what is not UTF-8."""
+    text = data.decode("utf-8", "replace")
+    return sum(c == "\ufffd" or (c < " " and c not in "\t\r\n\x1b") for c in text)
 
 
 def _packets(session: Session) -> Iterator[Packet]:
