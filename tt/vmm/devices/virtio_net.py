@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tt.vmm.devices.virtio_pci import Queue
-from tt.vmm.devices.virtqueue import Chain
 from tt.vmm.messages import LONGEST_FRAME, SHORTEST_FRAME, EthernetSend
 from tt.vmm.router import Port
 from tt.vmm.state import U64, pack, unpack
@@ -125,22 +124,25 @@ class VirtioNet:
         mergeable = queue.features & _F_MRG_RXBUF
         header = _MERGEABLE_HEADER if mergeable else _HEADER
         wanted = header + len(frame)
-        chains: list[Chain] = []
-        room = 0
-        while room < wanted and (mergeable or not chains):
+        if mergeable:
+            chains = queue.take_room(wanted)
+        else:
             chain = queue.take()
-            if chain is None:
-                break
-            chains.append(chain)
-            room += chain.writable_size
+            chains = [] if chain is None else [chain]
+        room = sum([chain.writable_size for chain in chains])
         if room < wanted or chains[0].writable_size < header:
             queue.put_back(len(chains))
             return False
         packet = bytes(_HEADER) + (len(chains).to_bytes(2, "little") if mergeable else b"") + frame
-        at = 0
+        if len(chains) == 1:
+            chains[0].write(0, packet)
+            queue.put(chains[0], wanted)
+            return True
+        at, filled = 0, []
         for chain in chains:
-            piece = packet[at : at + chain.writable_size] if len(chains) > 1 else packet
+            piece = packet[at : at + chain.writable_size]
             chain.write(0, piece)
-            queue.put(chain, len(piece))
+            filled.append((chain, len(piece)))
             at += len(piece)
+        queue.put_all(filled)
         return True

@@ -102,6 +102,26 @@ class Queue:
             self.give_up()
             return None
 
+    def take_room(self, size: int) -> list[Chain]:
+        """Return the next chains, enough for `size` bytes to be written; fewer if there are no more."""
+        if self._device.state.broken:
+            return []
+        try:
+            return self._ring.take_room(size)
+        except (BrokenRing, IndexError):
+            self.give_up()
+            return []
+
+    def put_all(self, chains: list[tuple[Chain, int]]) -> None:
+        """Give chains back as `put` does, all at once."""
+        if self._device.state.broken:
+            return
+        try:
+            self._ring.put_all(chains)
+            self._fresh = True
+        except IndexError:
+            self.give_up()
+
     def put(self, chain: Chain, written: int) -> None:
         """Give a chain back with `written` bytes in its writable buffers; `tell` tells the driver."""
         if self._device.state.broken:

@@ -140,6 +140,43 @@ class Virtqueue:
         s.taken = (s.taken + 1) & 0xFFFF
         return self._walk(head)
 
+    def take_room(self, size: int) -> list[Chain]:
+        """Return the next available chains, enough to write `size` bytes; fewer if there are no more.
+
+        Raises as `take` does.
+        """
+        s = self.state
+        if not s.pfn:
+            return []
+        chains: list[Chain] = []
+        heads = self._heads()
+        while size > 0:
+            if heads is None:  # a ring at the end of RAM: as far as it goes
+                chain = self.take()
+                if chain is None:
+                    break
+            elif len(chains) == len(heads):
+                break
+            else:
+                s.taken = (s.taken + 1) & 0xFFFF
+                chain = self._walk(heads[len(chains)])
+            chains.append(chain)
+            size -= chain.writable_size
+        return chains
+
+    def _heads(self) -> tuple[int, ...] | None:
+        """Return the heads of all chains that wait, by one look at the ring; None if it is not all in RAM."""
+        at, taken, num = self.state.pfn * PAGE + self._available_at, self.state.taken, self.num
+        if at + 4 + 2 * num > self._memory.size:
+            return None
+        ring = self._memory.read(at, 4 + 2 * num)
+        waiting = (ring[2] + (ring[3] << 8) - taken) & 0xFFFF
+        if waiting > num:
+            raise BrokenRing(f"{waiting} chains in a ring of {num}")
+        first = taken % num
+        slots = ring[4 + 2 * first :] + ring[4 : 4 + 2 * first]
+        return struct.unpack_from(f"<{waiting}H", slots)
+
     def put_back(self, chains: int) -> None:
         """Undo the last `chains` of `take`."""
         self.state.taken = (self.state.taken - chains) & 0xFFFF
@@ -151,6 +188,19 @@ class Virtqueue:
         write(ring + 4 + s.used % self.num * 8, _USED.pack(chain.head, written))
         s.used = (s.used + 1) & 0xFFFF
         write(ring + 2, _U16.pack(s.used))
+
+    def put_all(self, chains: list[tuple[Chain, int]]) -> None:
+        """Give chains back, each with the bytes written into it; raises `IndexError`."""
+        s, num = self.state, self.num
+        ring, first, count = s.pfn * PAGE + self._used_at, s.used % num, len(chains)
+        if not count or ring + 4 + 8 * num > self._memory.size or first + count > num:
+            for chain, written in chains:
+                self.put(chain, written)
+            return
+        told = [number for chain, written in chains for number in (chain.head, written)]
+        self._memory.write(ring + 4 + first * 8, struct.pack(f"<{2 * count}I", *told))
+        s.used = (s.used + count) & 0xFFFF
+        self._memory.write(ring + 2, _U16.pack(s.used))
 
     def wants_interrupt(self) -> bool:
         """Return whether the guest wants to hear of used chains; raises `IndexError`."""
