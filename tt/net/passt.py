@@ -63,6 +63,8 @@ def parse_forward(text: str) -> Forward:
         raise UsageError(
             f"cannot forward {text!r}: give HOST_PORT:GUEST_PORT, or tcp:127.0.0.1:8080-80 (or udp:...)"
         )
+    if ":" in (found["address"] or ""):
+        raise UsageError(f"cannot forward {text!r}: --net user has IPv4 only: give an address as 127.0.0.1")
     return Forward(found["protocol"] or "tcp", found["address"] or "127.0.0.1", *ports)
 
 
@@ -88,11 +90,7 @@ class Passt(Stream):
         command += ["--address", f"10.0.{net}.15", "--netmask", "255.255.255.0"]
         command += ["--gateway", f"10.0.{net}.2", "--mac-addr", f"52:55:0a:00:{net:02x}:02"]
         for protocol, option in (("tcp", "--tcp-ports"), ("udp", "--udp-ports")):
-            wanted = [
-                f"{f.address.strip('[]')}/{f.host_port}:{f.guest_port}"
-                for f in forwards
-                if f.protocol == protocol
-            ]
+            wanted = [f"{f.address}/{f.host_port}:{f.guest_port}" for f in forwards if f.protocol == protocol]
             for each in wanted or ["none"]:
                 command += [option, each]
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
@@ -151,13 +149,11 @@ class Passt(Stream):
 def _check_free(forwards: Sequence[Forward]) -> None:
     """Refuse ports that are taken: passt only warns of them."""
     for forward in forwards:
-        address = forward.address.strip("[]")
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
         kind = socket.SOCK_STREAM if forward.protocol == "tcp" else socket.SOCK_DGRAM
-        with socket.socket(family, kind) as probe:
+        with socket.socket(socket.AF_INET, kind) as probe:
             if kind == socket.SOCK_STREAM:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((address, forward.host_port))
+                probe.bind((forward.address, forward.host_port))
             except OSError as e:
                 raise TTError(f"cannot forward {forward}: {e.strerror or e}") from None

@@ -102,7 +102,7 @@ def test_cables_and_times() -> None:
         ("8080-80", Forward("tcp", "127.0.0.1", 8080, 80)),
         ("udp:53-53", Forward("udp", "127.0.0.1", 53, 53)),
         ("0.0.0.0:1-2", Forward("tcp", "0.0.0.0", 1, 2)),
-        ("tcp:[::1]:65535-1", Forward("tcp", "[::1]", 65535, 1)),
+        ("tcp:127.0.0.2:65535-1", Forward("tcp", "127.0.0.2", 65535, 1)),
     ],
 )
 def test_forwards(text: str, forward: Forward) -> None:
@@ -115,6 +115,11 @@ def test_forwards(text: str, forward: Forward) -> None:
 def test_forwards_that_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="cannot forward"):
         parse_forward(text)
+
+
+def test_forwards_of_ipv6_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"cannot forward 'tcp:\[::1\]:80-80': --net user has IPv4 only"):
+        parse_forward("tcp:[::1]:80-80")
 
 
 def test_forwards_belong_to_the_first_user_network() -> None:
