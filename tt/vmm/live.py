@@ -26,7 +26,7 @@ def seeded_entropy(seed: int | str) -> Callable[[int], bytes]:
     return random.Random(seed).randbytes
 
 
-def _readable(descriptors: list[int], seconds: float) -> list[int]:
+def readable(descriptors: list[int], seconds: float) -> list[int]:
     """Wait until one of `descriptors` is readable, or closed by its peer; return those that are."""
     if max(descriptors) < _SELECT_MOST:  # to the microsecond, where poll counts milliseconds
         return select.select(descriptors, [], [], seconds)[0]
@@ -255,7 +255,7 @@ class LiveSource:
     def _wait(self, seconds: float) -> None:
         """Wait until something arrives, `seconds` at most."""
         outside = [] if self.network is None else self.network.descriptors()
-        if self._bell in _readable([self._bell, *outside], 0 if self.stop_requested else seconds):
+        if self._bell in readable([self._bell, *outside], 0 if self.stop_requested else seconds):
             os.read(self._bell, 4096)
 
     def _waits(self, most_ns: int | None) -> bool:

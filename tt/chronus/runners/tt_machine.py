@@ -10,7 +10,6 @@ that a guest with a network sends, does its time pass as the host's does.
 from __future__ import annotations
 
 import math
-import select
 import time
 from collections import deque
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from tt.vmm.boot import loader
 from tt.vmm.boot.plan import BootPlan
 from tt.vmm.config import MachineConfig, NetConfig, default_mac
 from tt.vmm.disk import BLOCK, SECTOR, Base
+from tt.vmm.live import readable
 from tt.vmm.machine import NETWORK_SLICE_TICKS, SLICE_TICKS
 
 PERIOD_NS = 4
@@ -105,11 +105,12 @@ class Quick:
 
     def _nap(self, most_ns: int) -> int:
         """Sleep, until something comes by the network if there is one; return for how many ns."""
-        if self.network is None:
+        descriptors = [] if self.network is None else self.network.descriptors()
+        if not descriptors:
             time.sleep(most_ns / 1e9)
             return most_ns
         begin = time.monotonic()
-        select.select(self.network.descriptors(), [], [], most_ns / 1e9)
+        readable(descriptors, most_ns / 1e9)
         return min(most_ns, int((time.monotonic() - begin) * 1e9))
 
     def polled(self, tick: int) -> bool:
