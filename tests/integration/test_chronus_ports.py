@@ -81,6 +81,7 @@ def test_a_passt_that_dies_gives_no_verdict(served: Path) -> None:
             probe.run(history.at(0))
 
 
+@pytest.mark.slow
 def test_a_guest_that_does_not_answer_in_time(served: Path) -> None:
     with History.open(served) as history:
         setup = setup_of(history, ports=[81], timeout_s=3)

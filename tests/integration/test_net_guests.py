@@ -117,6 +117,7 @@ def test_many_visitors_from_the_host(web: Path, tmp_path: Path) -> None:
 
 
 @needs_passt
+@pytest.mark.slow
 def test_the_manuals_server(tmp_path: Path) -> None:
     manual = (KIT.parents[1] / "docs" / "denali-machine.md").read_text()
     [source] = [code for code in re.findall(r"^```c\n(.*?)^```", manual, re.M | re.S) if "net.h" in code]

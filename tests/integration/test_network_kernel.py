@@ -67,6 +67,7 @@ def test_it_finds_and_drives_both_cards(kernel: Path, tmp_path: Path) -> None:
     assert [line for line in lines if line.startswith("got ")] == [f"got {each.hex()}" for each in back]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"{QEMU} is not installed")
 def test_the_cards_hold_what_qemus_hold(kernel: Path, tmp_path: Path) -> None:
     """Registers at power-on and after a reset, the EEPROM and the PHY, but for what `OTHERWISE` says."""

@@ -57,7 +57,7 @@ def at_once(queue: Virtqueue, size: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("num", [1, 8, 256])
 def test_at_once_is_one_by_one(num: int) -> None:
     good = 0
-    for seed in range(400):
+    for seed in range(200):
         outcomes = []
         for work in (one_by_one, at_once):
             queue, memory = ring(seed, num)
@@ -72,4 +72,4 @@ def test_at_once_is_one_by_one(num: int) -> None:
         assert found == other[0], seed
         if isinstance(found, list):  # a device stops where it is not, and nobody looks at its rings again
             assert (state, ram) == other[1:], seed
-    assert good > 200
+    assert good > 100
