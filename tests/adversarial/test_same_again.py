@@ -38,6 +38,7 @@ def busy_host() -> Iterator[None]:
             hog.wait()
 
 
+@pytest.mark.slow  # test_cli_record.py compares two recordings every day
 def test_demo_recordings_are_equal(demo: Path, tmp_path: Path) -> None:
     first = story(recorded(demo, tmp_path / "0.tt", "0"))
     assert len(first[2]) == 1 and len(first[3]) > 400  # type: ignore[arg-type]

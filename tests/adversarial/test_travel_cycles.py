@@ -112,7 +112,7 @@ def walk(ground: Ground, seed: int, cycles: int, folder: Path, forks: int = 2) -
     return walker
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(1))
 def test_demo(demo_ground: Ground, seed: int, tmp_path: Path) -> None:
     walk(demo_ground, seed, 100, tmp_path)
 
