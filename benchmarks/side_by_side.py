@@ -8,7 +8,6 @@ ratios within each round: what slows one run down likely slows its neighbour too
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import signal
@@ -192,8 +191,7 @@ def debian_guest(given: Path | None) -> Path:
     from tt.guests import debian
     from tt.guests.apt import cache_directory
 
-    recipe = b"".join(path.read_bytes() for path in sorted((ROOT / "tt/guests").glob("*.py")))
-    folder = given or cache_directory() / f"guest-debian-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    folder = given or cache_directory() / f"guest-debian-{debian.recipe()}"
     if not (folder / "debian.img").exists():
         print(f"building the Debian guest in {folder}", file=sys.stderr)
         debian.build(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
@@ -48,8 +47,7 @@ def debian_image() -> Path:
     for tool in ("apt-get", "dpkg-deb", "mke2fs", "debugfs"):
         if shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
             pytest.skip(f"{tool} is not installed")
-    recipe = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "tt/guests").glob("*.py"))))
-    folder = apt.cache_directory() / f"test-guest-{recipe.hexdigest()[:12]}"
+    folder = apt.cache_directory() / f"test-guest-{debian.recipe()}"
     image = folder / "debian.img"
     with _alone(folder):
         if not image.exists():

@@ -52,6 +52,29 @@ def serving(folder: Path) -> Iterator[int]:
             thread.join()
 
 
+def soon(what: Callable[[], bool], seconds: float = 10) -> bool:
+    """Wait until something holds; return whether it does."""
+    late = time.monotonic() + seconds
+    while not what() and time.monotonic() < late:
+        time.sleep(0.01)
+    return what()
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    return False
+
+
+def children(pid: int, name: str = "") -> list[int]:
+    """Return the processes that a process has started, those called `name` if it is given."""
+    found = []
+    for started in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(word) for word in started.read_text().split()]
+    return [child for child in found if not name or name in Path(f"/proc/{child}/comm").read_text()]
+
+
 class Conversation:
     """A guest with a network, recorded in this thread while `talk(conversation)` runs in another.
 

@@ -7,13 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from cli_rig import TT, Inside
-from network_rig import needs_passt
+from network_rig import alive, children, needs_passt, soon
 
 from tt.chronus.probes.run import RunProbe
 from tt.chronus.runners.qemu import BINARY
@@ -44,12 +43,6 @@ def served(denali_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     record(config, folder / "web.tt", max_ticks=1000)
     return folder / "web.tt"
-
-
-def children(pid: int, name: str) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    found = [int(word) for path in tasks for word in path.read_text().split()]
-    return [child for child in found if name in Path(f"/proc/{child}/comm").read_text()]
 
 
 def test_a_command_reaches_the_guest_and_the_guest_reaches_nobody(served: Path) -> None:
@@ -107,14 +100,11 @@ def test_nothing_is_left_of_a_search_that_is_cut_off(demo_trace: Path, tt: TT, h
     ]
     command = [sys.executable, "-m", "tt.cli.chronus.main", *map(str, words)]
     search = subprocess.Popen(command, cwd=tt.folder, env=tt.env, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 60
-    while not (started := children(search.pid, "passt")) and time.monotonic() < until:
-        time.sleep(0.05)
+    assert soon(lambda: bool(children(search.pid, "passt")), 60)
+    started = children(search.pid, "passt")
     search.send_signal(how)
     search.wait(60)
-    while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert started and not any(Path(f"/proc/{pid}").exists() for pid in started)
+    assert soon(lambda: not any(map(alive, started)), 60)
 
 
 @pytest.mark.slow

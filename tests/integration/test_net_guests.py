@@ -14,14 +14,12 @@ from typing import Any
 
 import pytest
 from cli_rig import Inside
-from denali_net_rig import EPOCH, KIT
+from denali_net_rig import EPOCH, KIT, net_config
 from network_rig import Conversation, free_port, needs_passt, serving
+from parents_rig import replays
 
-from tt.log import Trace
 from tt.net.link import Link
-from tt.replay import verify
-from tt.vmm.config import MachineConfig, NetConfig, default_mac
-from tt.vmm.configure import configure_denali
+from tt.vmm.config import MachineConfig
 from tt.vmm.denali.guest_build import FETCH, PARTS, WEB, build_guest, elf_file
 
 ASKER = r"""
@@ -56,13 +54,7 @@ def body(size: int) -> bytes:
 
 
 def denali(guest: Path, **options: Any) -> MachineConfig:
-    return configure_denali(guest, epoch=options["epoch"], nets=[NetConfig("denali", default_mac(0))])
-
-
-def good(*traces: Path) -> None:
-    for path in traces:
-        with Trace.open(path) as trace:
-            assert verify(trace).good, path
+    return net_config(guest, "denali")
 
 
 def test_a_server_and_a_client_over_bad_cables(web: Path, fetch: Path, inside: Inside) -> None:
@@ -85,7 +77,8 @@ def test_a_server_and_a_client_over_bad_cables(web: Path, fetch: Path, inside: I
     assert all(line.startswith(start) for line, start in zip(found, wanted, strict=True)), found
     assert re.search(r"^web   \| web: 4 served$", out, re.M)
     assert re.search(r"cables lost [1-9]", done.stderr.decode())
-    good(inside.folder / "lan/web.tt", inside.folder / "lan/fetch.tt")
+    for name in ("web", "fetch"):
+        replays(inside.folder / f"lan/{name}.tt")
 
 
 @needs_passt
@@ -113,7 +106,7 @@ def test_many_visitors_from_the_host(web: Path, tmp_path: Path) -> None:
     forwards = [f"{port}:80", f"udp:127.0.0.1:{echo}-7"]
     talk = Conversation(web, tmp_path / "web.tt", say, forwards=forwards, config=denali)
     assert talk.recording.reason == "terminated with status 0"
-    good(tmp_path / "web.tt")
+    replays(tmp_path / "web.tt")
 
 
 @needs_passt
@@ -152,7 +145,7 @@ def test_the_host_gets_it_all_over_a_bad_cable(web: Path, tmp_path: Path, seed: 
     talk = Conversation(web, tmp_path / "web.tt", say, nets=[cable], forwards=[f"{port}:80"], config=denali)
     [counted] = talk.network.counters()
     assert counted["lost"] > 0
-    good(tmp_path / "web.tt")
+    replays(tmp_path / "web.tt")
 
 
 @needs_passt
@@ -174,7 +167,7 @@ def test_a_file_of_the_host(fetch: Path, tmp_path: Path, cable: str) -> None:
 
     with serving(tmp_path / "www") as port:
         Conversation(fetch, tmp_path / "fetch.tt", say, nets=[cable], config=denali)
-    good(tmp_path / "fetch.tt")
+    replays(tmp_path / "fetch.tt")
 
 
 @pytest.mark.slow
@@ -211,4 +204,5 @@ def test_linux_on_bad_cables(debian_image: Path, web: Path, fetch: Path, inside:
     assert "asker | 10.1.0.50 10.1.0.3 10.1.0.4" in out, out
     pages = re.findall(r"^fetch \| > fetch: status 200, (\d+) bytes, crc (\w+)$", out, re.M)
     assert len(pages) >= 3 and len(set(pages)) == 1
-    good(*(inside.folder / f"lan/{name}.tt" for name in ("web", "fetch", "linux", "asker")))
+    for path in (inside.folder / f"lan/{name}.tt" for name in ("web", "fetch", "linux", "asker")):
+        replays(path)

@@ -9,14 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cli_rig import TT, Inside
 from denali_net_rig import build, build_pingpong, net_config
-from network_rig import Conversation, free_port, needs_passt, serving
+from network_rig import Conversation, alive, children, free_port, needs_passt, serving, soon
 from parents_rig import replays
 
 from tt.errors import BadInput, TTError
@@ -52,30 +51,10 @@ int main(void)
 """
 
 
-def soon(what: Callable[[], bool], seconds: float = 10) -> bool:
-    """Wait until something holds; return whether it does."""
-    late = time.monotonic() + seconds
-    while not what() and time.monotonic() < late:
-        time.sleep(0.01)
-    return what()
-
-
-def alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    return False
-
-
 def has_committed(path: Path) -> bool:
     with contextlib.suppress(BadInput), Trace.open(path) as trace:
         return trace.end_tick > 0
     return False
-
-
-def children(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def chosen(args: argparse.Namespace, trace: Trace) -> Iterator[Packet]:
     """Yield the packets that the options choose; raises `UsageError` for a machine without cards."""
     from tt.frames.dissect import Dissector
 
-    if not machine_of(trace).nets:
+    if not MachineConfig.without_parts(trace.meta).nets:
         raise UsageError(f"{trace.path}: this machine has no network card (tt record --net gives it one)")
     first = trace.resolve(args.first)
     last = trace.resolve(args.last, current=first)
@@ -70,11 +70,6 @@ def chosen(args: argparse.Namespace, trace: Trace) -> Iterator[Packet]:
         packet = dissect(frame)
         if frame.tick >= first and wanted(packet):
             yield packet
-
-
-def machine_of(trace: Trace) -> MachineConfig:
-    """Return what the recorded machine was, without what it booted from; raises `BadInput`."""
-    return MachineConfig.from_plain(trace.meta.get("config"), {})
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tt.cli.frames import add_filters, chosen, machine_of
+from tt.cli.frames import add_filters, chosen
 from tt.cli.output import format_count
 from tt.cli.parser import add_verb
 from tt.errors import BadInput, UsageError
 from tt.log import Frame, Trace
+from tt.vmm.config import MachineConfig
 
 if TYPE_CHECKING:
     from tt.cli.parser import Subparsers
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from tt.frames import pcapng
 
     with Trace.open(args.trace) as trace:
-        machine = machine_of(trace)
+        machine = MachineConfig.without_parts(trace.meta)
         cards = [net.mac for net in machine.nets]
 
         def frames() -> Iterator[tuple[Frame, int]]:

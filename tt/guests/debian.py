@@ -7,6 +7,7 @@ init, shell, syslogd, crond and httpd.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 from collections.abc import Callable
@@ -33,6 +34,12 @@ class DebianGuest:
     initrd: Path
     kernel_version: str
     packages: dict[str, str]
+
+
+def recipe() -> str:
+    """Return a name of how guests are made: what another version of tt has built has another one."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 
 def build(out: Path, say: Callable[[str], None] = lambda line: None) -> DebianGuest:

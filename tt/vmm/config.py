@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -93,6 +94,11 @@ class MachineConfig:
         plain = asdict(replace(self, parts={}, plan=None))
         del plain["parts"], plain["plan"]
         return plain
+
+    @classmethod
+    def without_parts(cls, meta: Mapping[str, Any]) -> MachineConfig:
+        """Return the machine of a trace with this `meta`, without what it booted from; raises `BadInput`."""
+        return cls.from_plain(meta.get("config"), {})
 
     @classmethod
     def from_plain(cls, plain: Any, parts: dict[str, bytes]) -> MachineConfig:

@@ -8,7 +8,7 @@ from tt.vmm.engine import FOREVER
 from tt.vmm.machine import NETWORK_SLICE_TICKS, Machine, Stop
 
 if TYPE_CHECKING:
-    from tt.vmm.live import LiveSource
+    from tt.vmm.live import LiveSource, Network
 
 
 def attach(source: LiveSource, machine: Machine) -> None:
@@ -17,8 +17,13 @@ def attach(source: LiveSource, machine: Machine) -> None:
     source.ticks_until = machine.clock.ticks_until
     source.wants_input = lambda: machine.wants_input
     if source.network is not None:
-        source.network.room = machine.frame_room
-        machine.slice_ticks = NETWORK_SLICE_TICKS
+        plug_in(source.network, machine)
+
+
+def plug_in(network: Network, machine: Machine) -> None:
+    """Tell a network of a machine's cards, and have the machine look for frames often."""
+    network.room = machine.frame_room
+    machine.slice_ticks = NETWORK_SLICE_TICKS
 
 
 def run(machine: Machine, until: int = FOREVER, *, pausing: bool = True) -> Stop:

@@ -75,6 +75,12 @@ def test_without_passt_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
         ForwardedPorts([80])
 
 
+def test_a_passt_that_does_not_run_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports.shutil, "which", lambda name: "/bin/false")
+    with pytest.raises(ProbeError, match="gets no network: .*passt does not start: it ended with code 1"):
+        ForwardedPorts([80])
+
+
 class NoPasst(Passt):
     def __init__(self, forwards: object, say: object) -> None:
         self.lost, self.name = 0, "none"

@@ -14,6 +14,7 @@ from tt.chronus.nbd.instants import InstantExport
 from tt.chronus.nbd.server import serving
 from tt.chronus.probes.exit_codes import outcome_of
 from tt.chronus.probes.host import named_files, run_command
+from tt.chronus.probes.script import PROMPT
 from tt.chronus.probes.signatures import Watch, plain
 from tt.chronus.runners.named import runner
 from tt.chronus.runners.runner import CannotBoot, Guest, Setup
@@ -23,7 +24,6 @@ from tt.chronus.store.view import DiskView, TrackedView
 _TAIL = 4000  # characters of the console that a verdict keeps
 _READ_S = 0.2  # how long the guest's output is read between checks of the command
 _MOST_LINE = 4096
-_PROMPT = re.compile(r"(?:[#$%>]|login:)\Z")  # of a shell, or of getty
 _PROMPT_S, _SILENT_S = 1.0, 10.0
 _NAMED_PORT = re.compile(r"\bCHRONUS_PORT_(\d{1,5})\b")
 
@@ -153,7 +153,7 @@ class RunProbe:
 def _quiet_s(line: bytes) -> float:
     """Return how long nothing is to be printed behind a console's last line for the guest to be up."""
     text = plain(line.decode("utf-8", "replace"))
-    return _PROMPT_S if _PROMPT.search(text) else _SILENT_S
+    return _PROMPT_S if PROMPT.search(text) or text.endswith("login:") else _SILENT_S
 
 
 class _Command(threading.Thread):

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 
 from tt.chronus.search.verdicts import ProbeError
+from tt.errors import TTError
 from tt.net.network import Cable, Network
 from tt.net.passt import Forward, Passt
 
@@ -41,6 +42,9 @@ class ForwardedPorts:
             self.ports = {port: self._hold() for port in dict.fromkeys(guest_ports)}
             forwards = [Forward("tcp", _LOOPBACK, outside, port) for port, outside in self.ports.items()]
             self.passt = _Closed(forwards, self._fails)
+        except TTError as e:
+            self._let_go()
+            raise ProbeError(f"a guest on tt's machine gets no network: {e}") from None
         except BaseException:
             self._let_go()
             raise

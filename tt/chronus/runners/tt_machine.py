@@ -35,7 +35,7 @@ from tt.vmm.boot.plan import BootPlan
 from tt.vmm.config import MachineConfig, NetConfig, default_mac
 from tt.vmm.disk import BLOCK, SECTOR, Base
 from tt.vmm.live import readable
-from tt.vmm.machine import NETWORK_SLICE_TICKS, SLICE_TICKS
+from tt.vmm.machine import SLICE_TICKS
 
 PERIOD_NS = 4
 _SLICE_NS = 10_000_000  # how long a busy guest goes on before its reader gets what it printed
@@ -178,8 +178,7 @@ class TtGuest:
         self._warm: warm_machines.WarmMachine | None = warm
         if forwarded is not None:
             source.network = forwarded.network
-            forwarded.network.room = warm.machine.frame_room
-            warm.machine.slice_ticks = NETWORK_SLICE_TICKS
+            running.plug_in(forwarded.network, warm.machine)
         source.now_ns = warm.machine.clock.now
         source.fresh = lambda: self._unread < len(self._console)
 

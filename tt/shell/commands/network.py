@@ -61,8 +61,7 @@ def net(session: Session, arguments: Arguments) -> Answer:
 
 def network_cards(trace: Trace) -> tuple[NetConfig, ...]:
     """Return the network cards of the recorded machine."""
-    # Without the parts: a kernel need not be unpacked to know the cards.
-    return MachineConfig.from_plain(trace.meta.get("config"), {}).nets
+    return MachineConfig.without_parts(trace.meta).nets
 
 
 def _cards(session: Session) -> Answer:

@@ -48,7 +48,7 @@ class Past:
             for event in self.trace.events(last_tick=max(self.begin - 1, 0), kinds={Kind.CONSOLE}):
                 self.printed = event
         self._watch(timeline)
-        if MachineConfig.from_plain(self.trace.meta.get("config"), {}).nets:
+        if MachineConfig.without_parts(self.trace.meta).nets:
             told = (
                 e for e in self.trace.events(last_tick=self.begin, kinds={Kind.LINK}) if e.tick < self.begin
             )

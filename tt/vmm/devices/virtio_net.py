@@ -134,10 +134,6 @@ class VirtioNet:
             queue.put_back(len(chains))
             return False
         packet = bytes(_HEADER) + (len(chains).to_bytes(2, "little") if mergeable else b"") + frame
-        if len(chains) == 1:
-            chains[0].write(0, packet)
-            queue.put(chains[0], wanted)
-            return True
         at, filled = 0, []
         for chain in chains:
             piece = packet[at : at + chain.writable_size]

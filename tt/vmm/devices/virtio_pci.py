@@ -124,13 +124,7 @@ class Queue:
 
     def put(self, chain: Chain, written: int) -> None:
         """Give a chain back with `written` bytes in its writable buffers; `tell` tells the driver."""
-        if self._device.state.broken:
-            return
-        try:
-            self._ring.put(chain, written)
-            self._fresh = True
-        except IndexError:
-            self.give_up()
+        self.put_all([(chain, written)])
 
     def tell(self) -> None:
         """Interrupt the driver, where it wants that, if chains were given back since the last time."""

@@ -120,8 +120,10 @@ class Virtqueue:
     def waiting(self) -> int:
         """Return how many chains are available; raises as `take` does."""
         s = self.state
-        index = self._memory.read(s.pfn * PAGE + self._available_at + 2, 2)
-        waiting = (int.from_bytes(index, "little") - s.taken) & 0xFFFF
+        return self._not_taken(self._memory.read(s.pfn * PAGE + self._available_at + 2, 2))
+
+    def _not_taken(self, index: bytes) -> int:
+        waiting = (int.from_bytes(index, "little") - self.state.taken) & 0xFFFF
         if waiting > self.num:
             raise BrokenRing(f"{waiting} chains in a ring of {self.num}")
         return waiting
@@ -166,16 +168,12 @@ class Virtqueue:
 
     def _heads(self) -> tuple[int, ...] | None:
         """Return the heads of all chains that wait, by one look at the ring; None if it is not all in RAM."""
-        at, taken, num = self.state.pfn * PAGE + self._available_at, self.state.taken, self.num
-        if at + 4 + 2 * num > self._memory.size:
+        at, size = self.state.pfn * PAGE + self._available_at, 4 + 2 * self.num
+        if at + size > self._memory.size:
             return None
-        ring = self._memory.read(at, 4 + 2 * num)
-        waiting = (ring[2] + (ring[3] << 8) - taken) & 0xFFFF
-        if waiting > num:
-            raise BrokenRing(f"{waiting} chains in a ring of {num}")
-        first = taken % num
-        slots = ring[4 + 2 * first :] + ring[4 : 4 + 2 * first]
-        return struct.unpack_from(f"<{waiting}H", slots)
+        ring = self._memory.read(at, size)
+        first = 4 + self.state.taken % self.num * 2
+        return struct.unpack_from(f"<{self._not_taken(ring[2:4])}H", ring[first:] + ring[4:first])
 
     def put_back(self, chains: int) -> None:
         """Undo the last `chains` of `take`."""
